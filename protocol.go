@@ -112,3 +112,14 @@ type UndeliveredHandler interface {
 	// makes. Networks need not report, and often do not.
 	HandleUndelivered(c *Conn, u Undelivered)
 }
+
+// poison overwrites datagrams that a handler was lent.
+func poison(ds []Datagram) {
+	for i := range ds {
+		b := ds[i].Payload
+		for j := range b {
+			b[j] = 0xDB
+		}
+		ds[i] = Datagram{Payload: b}
+	}
+}

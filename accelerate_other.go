@@ -1,0 +1,6 @@
+//go:build !linux || udpbasic
+
+package udp
+
+// accelerate returns the fastest socket there is on top of s: s itself.
+func accelerate(s *udpSocket, noOffload bool) socket { return s }

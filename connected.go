@@ -1,0 +1,150 @@
+package udp
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+// Dial opens a socket at a port that the system chooses, connects it to
+// address, "host:port", and starts a goroutine that hands what arrives from
+// there to h. A host name is looked up, and its addresses are tried in turn;
+// an empty or unspecified host stands for this one.
+//
+// HandleStart finds the Conn connected. Dial sends nothing, so that it does
+// not learn whether anybody listens at address.
+func Dial(ctx context.Context, address string, h Handler) (*Conn, error) {
+	return new(ListenConfig).Dial(ctx, address, h)
+}
+
+// Dial acts like the function [Dial], with the settings of lc. Network says
+// which addresses of a host name to try. The context is for looking up the
+// name; once Dial has returned, it does not affect the Conn.
+func (lc *ListenConfig) Dial(ctx context.Context, address string, h Handler) (*Conn, error) {
+	c, err := lc.dial(ctx, address)
+	if err != nil {
+		return nil, opError(opDial, netip.AddrPort{}, netip.AddrPort{}, err)
+	}
+	return c.start(h, nil)
+}
+
+func (lc *ListenConfig) dial(ctx context.Context, address string) (*Conn, error) {
+	addrs, err := lookup(ctx, lc.Network, address)
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, canceled(ctx, ctx.Err())
+	}
+	for _, addr := range addrs {
+		var c *Conn
+		if c, err = lc.dialAddr(ctx, addr); err == nil {
+			return c, nil
+		}
+	}
+	return nil, err
+}
+
+func (lc *ListenConfig) dialAddr(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
+	network, loopback := "udp6", netip.IPv6Loopback()
+	if addr.Addr().Is4() {
+		network, loopback = "udp4", netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	if addr.Addr().IsUnspecified() {
+		addr = netip.AddrPortFrom(loopback, addr.Port())
+	}
+	c, err := lc.listen(ctx, network, ":0", 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Connect(addr); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Connect makes addr the only one that the Conn sends to and receives from.
+// It may be called at any time, again for another peer too. The local port
+// stays. When Connect has returned, nothing from anyone else is delivered,
+// not even what waited in the socket; if it fails, the peer is what it was.
+//
+// A connected Conn may be told of datagrams that did not arrive, by
+// HandleUndelivered: with syscall.ECONNREFUSED, if nobody listens at addr. It
+// goes on working, and addr is heard as soon as somebody does listen there.
+//
+// On a Conn of all addresses with ReusePort, Connect takes the socket out of
+// those that share the port; Linux does not let it in again.
+func (c *Conn) Connect(addr netip.AddrPort) error {
+	c.configure.Lock()
+	defer c.configure.Unlock()
+	addr = unmap(addr)
+	if err := c.checkAddr(addr); err != nil {
+		return c.opError(opConnect, addr, err)
+	}
+	peer := addr
+	if k, ok := c.sock.(connector); ok {
+		c.takePending(k)
+		var err error
+		if peer, err = k.connect(addr); err != nil {
+			return c.opError(opConnect, addr, err)
+		}
+	} else if c.state.Load() == stateClosed {
+		return c.opError(opConnect, addr, net.ErrClosed)
+	}
+	c.peer.Store(&peer)
+	return nil
+}
+
+// Disconnect takes the peer away: the Conn hears everyone again, and sends to
+// addresses. The local port stays. On a Conn that is not connected it fails
+// with syscall.ENOTCONN.
+func (c *Conn) Disconnect() error {
+	c.configure.Lock()
+	defer c.configure.Unlock()
+	peer := c.RemoteAddr()
+	if !peer.IsValid() {
+		return c.opError(opDisconnect, peer, syscall.ENOTCONN)
+	}
+	if k, ok := c.sock.(connector); ok {
+		c.takePending(k)
+		if err := k.disconnect(); err != nil {
+			return c.opError(opDisconnect, peer, err)
+		}
+	} else if c.state.Load() == stateClosed {
+		return c.opError(opDisconnect, peer, net.ErrClosed)
+	}
+	c.peer.Store(nil)
+	return nil
+}
+
+// takePending notes a report that belongs to the peer so far.
+func (c *Conn) takePending(k connector) {
+	peer := c.RemoteAddr()
+	if !peer.IsValid() {
+		return
+	}
+	if errno := k.pending(); isReport(errno) {
+		c.note(Undelivered{Addr: peer, Err: reportErrno(errno)})
+	}
+}
+
+// RemoteAddr returns the peer of a connected Conn; zero: it is not connected.
+func (c *Conn) RemoteAddr() netip.AddrPort {
+	if peer := c.peer.Load(); peer != nil {
+		return *peer
+	}
+	return netip.AddrPort{}
+}
+
+// Write sends b in one datagram to the peer. On a Conn that is not connected
+// it fails with syscall.ENOTCONN. Otherwise it acts like WriteTo. A refusal is
+// never an error of Write: it is told of a datagram that was sent before.
+func (c *Conn) Write(b []byte) (int, error) {
+	if c.peer.Load() == nil {
+		c.stats.writeErrors.Add(1)
+		return 0, c.opError(opWrite, netip.AddrPort{}, syscall.ENOTCONN)
+	}
+	return c.writeOne(Datagram{Payload: b})
+}

@@ -1,0 +1,55 @@
+//go:build !linux
+
+package udp
+
+import (
+	"net/netip"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+)
+
+// controlSpace is room for all the control data of one datagram.
+const controlSpace = 256
+
+// parseControl fills d from the control messages that came with it. Whatever
+// is malformed, or not known to the system, is passed over.
+func parseControl(b []byte, d *Datagram) (segment int) {
+	var cm4 ipv4.ControlMessage
+	var cm6 ipv6.ControlMessage
+	if len(b) == 0 || cm4.Parse(b) != nil || cm6.Parse(b) != nil {
+		return 0
+	}
+	d.TTL = max(cm4.TTL, cm6.HopLimit)
+	d.Interface = max(cm4.IfIndex, cm6.IfIndex)
+	if a, ok := netip.AddrFromSlice(cm6.Dst); ok {
+		d.Local = a.Unmap()
+	}
+	if a, ok := netip.AddrFromSlice(cm4.Dst); ok {
+		d.Local = a.Unmap()
+	}
+	return 0
+}
+
+// appendPacketInfo appends the control message that makes a datagram leave
+// from source, by the interface of that index. For an IPv4 datagram of an
+// IPv6 socket there is none.
+func appendPacketInfo(b []byte, source netip.Addr, index int, ip4, is6 bool) []byte {
+	switch {
+	case !ip4:
+		return append(b, (&ipv6.ControlMessage{Src: source.AsSlice(), IfIndex: index}).Marshal()...)
+	case is6:
+		return b
+	}
+	control := (&ipv4.ControlMessage{Src: source.AsSlice(), IfIndex: index}).Marshal()
+	if len(control) == 0 && source.IsValid() {
+		return appendSource(b, source)
+	}
+	return append(b, control...)
+}
+
+// dropCount: only Linux tells.
+type dropCount struct{}
+
+func (dropCount) start(*udpSocket)       {}
+func (dropCount) read(*udpSocket) uint64 { return 0 }

@@ -1,0 +1,81 @@
+package udp
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+// An Undelivered is one report of the network that a datagram did not arrive
+// (ICMP: RFC 792, RFC 4443).
+type Undelivered struct {
+	Addr     netip.AddrPort // where the datagram was going; zero if unknown
+	Offender netip.Addr     // who reported it, if known: a router, or the peer
+	Err      error          // a syscall.Errno: ECONNREFUSED (nobody listens there), EHOSTUNREACH, EMSGSIZE, ...
+	MTU      int            // with EMSGSIZE: the largest packet that the path takes in bytes, if known
+}
+
+// The operations that errors name, in net.OpError's Op.
+const (
+	opListen     = "listen"
+	opDial       = "dial"
+	opResolve    = "resolve"
+	opRead       = "read"
+	opWrite      = "write"
+	opClose      = "close"
+	opShutdown   = "shutdown"
+	opConnect    = "connect"
+	opDisconnect = "disconnect"
+	opJoin       = "join"
+	opLeave      = "leave"
+	opBlock      = "block"
+	opUnblock    = "unblock"
+	opSet        = "set"
+	opGet        = "get"
+)
+
+// opError wraps err in the one shape that this package's errors have. It
+// lets nil pass.
+func opError(op string, source, addr netip.AddrPort, err error) error {
+	if err == nil {
+		return nil
+	}
+	oe := &net.OpError{Op: op, Net: "udp", Err: cause(err)}
+	if source.IsValid() {
+		oe.Source = net.UDPAddrFromAddrPort(source)
+	}
+	var inner *net.OpError
+	if addr.IsValid() {
+		oe.Addr = net.UDPAddrFromAddrPort(addr)
+	} else if errors.As(err, &inner) {
+		oe.Addr = inner.Addr
+	}
+	return oe
+}
+
+// cause returns what an *net.OpError is about, as that tells an operation of
+// the package net, or one that another of ours is made of.
+func cause(err error) error {
+	var inner *net.OpError
+	for errors.As(err, &inner) && inner.Err != nil {
+		err = inner.Err
+	}
+	return err
+}
+
+// opError is opError for an operation of c.
+func (c *Conn) opError(op string, addr netip.AddrPort, err error) error {
+	if err == nil {
+		return nil // before LocalAddr: success pays nothing
+	}
+	return opError(op, c.LocalAddr(), addr, err)
+}
+
+// errnoOf returns the error number of the system in err, and 0 if there is
+// none.
+func errnoOf(err error) syscall.Errno {
+	var errno syscall.Errno
+	errors.As(err, &errno)
+	return errno
+}

@@ -1,0 +1,388 @@
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"syscall"
+)
+
+// A Group is a multicast group, as a Conn joins it.
+type Group struct {
+	// Addr is the address of the group (IPv4: RFC 5771, IPv6: RFC 4291).
+	// A zone in it names the interface.
+	Addr netip.Addr
+
+	// Source, if valid, restricts the membership to what this host sends
+	// (RFC 4607). For Block and Unblock it is whom they are about.
+	Source netip.Addr
+
+	// Interface is where the group is joined. If nil, the system chooses
+	// one, by its routes.
+	Interface *net.Interface
+}
+
+// String returns the group, its interface and its source, for people to read.
+func (g Group) String() string {
+	s := g.Addr.String()
+	if g.Interface != nil {
+		s += " on " + interfaceName(g.Interface)
+	}
+	if g.Source.IsValid() {
+		s += " from " + g.Source.String()
+	}
+	return s
+}
+
+func interfaceName(ifi *net.Interface) string {
+	if ifi.Name == "" {
+		return strconv.Itoa(ifi.Index)
+	}
+	return ifi.Name
+}
+
+// ListenMulticast acts like [Listen], joins groups, and lets other sockets
+// listen on the same port: each of them gets what is sent to a group that it
+// has joined. What is sent to the port by unicast goes to only one of them,
+// so a program that wants answers uses a port of its own.
+func ListenMulticast(address string, h Handler, groups ...Group) (*Conn, error) {
+	return new(ListenConfig).ListenMulticast(context.Background(), address, h, groups...)
+}
+
+// ListenMulticast acts like the function [ListenMulticast], with the settings
+// of lc.
+//
+// Off Linux, a socket for IPv4 and IPv6 cannot join IPv4 groups; where all
+// groups are IPv4 and Network is empty, "udp4" is used there.
+func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h Handler, groups ...Group) (*Conn, error) {
+	ip4 := 0
+	for _, g := range groups {
+		m, err := g.membership()
+		if err != nil {
+			return nil, opError(opJoin, netip.AddrPort{}, netip.AddrPort{}, err)
+		}
+		if m.group.Is4() {
+			ip4++
+		}
+	}
+	network := lc.Network
+	if !mappedGroups && network == "" && ip4 > 0 && ip4 == len(groups) {
+		network = "udp4"
+	}
+	c, err := lc.listen(ctx, network, address, shareGroup)
+	if err != nil {
+		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
+	}
+	return c.start(h, func() error {
+		for _, g := range groups {
+			if err := c.Join(g); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// A membership is a Group that a Conn is in, checked, its addresses without
+// zones.
+type membership struct {
+	group, source netip.Addr
+	index         int // of the interface; zero: the system's choice
+	ifi           *net.Interface
+	blocked       []netip.Addr
+}
+
+// membership checks what g says.
+func (g Group) membership() (m membership, err error) {
+	m = membership{group: g.Addr.Unmap(), source: g.Source.Unmap().WithZone(""), ifi: g.Interface}
+	switch {
+	case !m.group.IsValid():
+		return m, &net.AddrError{Err: "missing group"}
+	case !m.group.IsMulticast():
+		return m, &net.AddrError{Err: "no multicast group", Addr: m.group.String()}
+	case !m.source.IsValid():
+	case m.source.Is4() != m.group.Is4():
+		return m, &net.AddrError{Err: "source of another family than the group", Addr: m.source.String()}
+	case m.source.IsMulticast() || m.source.IsUnspecified():
+		return m, &net.AddrError{Err: "no source of multicast", Addr: m.source.String()}
+	}
+	if g.Interface != nil {
+		if m.index = g.Interface.Index; m.index <= 0 {
+			return m, fmt.Errorf("no interface: %q has index %d", g.Interface.Name, m.index)
+		}
+	}
+	if zone := m.group.Zone(); zone != "" {
+		index := zoneIndex(zone)
+		switch {
+		case index == 0:
+			return m, &net.AddrError{Err: "no interface of that zone", Addr: m.group.String()}
+		case m.index != 0 && m.index != index:
+			return m, &net.AddrError{Err: "zone and interface differ", Addr: m.group.String()}
+		case m.index == 0:
+			m.index, m.ifi = index, interfaceAt(index)
+		}
+		m.group = m.group.WithZone("")
+	}
+	return m, nil
+}
+
+// memberships returns what the Conn is in.
+func (c *Conn) memberships() []membership {
+	if ms := c.members.Load(); ms != nil {
+		return *ms
+	}
+	return nil
+}
+
+func (c *Conn) setMemberships(ms []membership) { c.members.Store(&ms) }
+
+// memberOf reports whether the Conn has joined the group that d was sent to,
+// where it came in, and hears its source. The kernel has decided that on some
+// systems, but for IPv6 nowhere by interface.
+func (c *Conn) memberOf(d *Datagram) bool {
+	for _, m := range c.memberships() {
+		if m.group != d.Local || m.index != 0 && d.Interface != 0 && m.index != d.Interface {
+			continue
+		}
+		from := d.Addr.Addr().WithZone("")
+		if m.source.IsValid() && m.source == from ||
+			!m.source.IsValid() && !slices.Contains(m.blocked, from) {
+			return true
+		}
+	}
+	return false
+}
+
+// find returns the place in the memberships of the one for the same group,
+// interface and source as m, and -1 if there is none.
+func (c *Conn) find(m membership) int {
+	return slices.IndexFunc(c.memberships(), func(have membership) bool {
+		return have.group == m.group && have.index == m.index && have.source == m.source
+	})
+}
+
+// group runs change for a checked g, one at a time.
+func (c *Conn) group(op string, g Group, change func(multicaster, membership) error) error {
+	c.configure.Lock()
+	defer c.configure.Unlock()
+	m, err := g.membership()
+	if err == nil {
+		err = c.checkAddr(netip.AddrPortFrom(m.group, 1))
+	}
+	mc, ok := c.sock.(multicaster)
+	if err == nil && !ok {
+		err = errors.ErrUnsupported
+	}
+	if err == nil {
+		err = change(mc, m)
+	}
+	if err == nil {
+		return nil
+	}
+	return c.opError(op, netip.AddrPortFrom(m.group, c.LocalAddr().Port()), fmt.Errorf("%v: %w", g, cause(err)))
+}
+
+// Join makes the Conn a member of g: it then gets what is sent to g.Addr and
+// its own port. It may be joined by several interfaces, and for several
+// sources, with a Join for each.
+//
+// A second Join of the same is an error (syscall.EADDRINUSE), as nobody counts
+// them; so is a Join for one source of a group that is joined for any
+// (syscall.EINVAL), and one more than the system allows a socket
+// (syscall.ENOBUFS; on Linux the limit is the sysctl
+// net.ipv4.igmp_max_memberships). An interface that goes takes the membership
+// with it.
+func (c *Conn) Join(g Group) error {
+	return c.group(opJoin, g, func(mc multicaster, m membership) error {
+		for _, have := range c.memberships() {
+			switch {
+			case have.group != m.group || have.index != m.index:
+			case have.source == m.source:
+				return fmt.Errorf("joined already: %w", syscall.EADDRINUSE)
+			case !have.source.IsValid() || !m.source.IsValid():
+				return fmt.Errorf("joined already, and not for the same kind of sources: %w", syscall.EINVAL)
+			}
+		}
+		if err := mc.join(m.group, m.source, m.index); err != nil {
+			return limit(err)
+		}
+		c.setMemberships(append(slices.Clone(c.memberships()), m))
+		return nil
+	})
+}
+
+// limit names the limit that a membership ran into.
+func limit(err error) error {
+	if errnoOf(err) == syscall.ENOBUFS {
+		return fmt.Errorf("as many memberships as the system allows (Linux: net.ipv4.igmp_max_memberships, igmp_max_msf; net.core.optmem_max): %w", err)
+	}
+	return err
+}
+
+// Leave ends a membership, which must be named as it was joined. One that
+// does not exist is an error (syscall.EADDRNOTAVAIL).
+func (c *Conn) Leave(g Group) error {
+	return c.group(opLeave, g, func(mc multicaster, m membership) error {
+		i := c.find(m)
+		if i < 0 {
+			return errNotJoined()
+		}
+		if err := mc.leave(m.group, m.source, m.index); err != nil {
+			return err
+		}
+		c.setMemberships(slices.Delete(slices.Clone(c.memberships()), i, i+1))
+		return nil
+	})
+}
+
+func errNotJoined() error { return fmt.Errorf("not joined: %w", syscall.EADDRNOTAVAIL) }
+
+// Block keeps out what g.Source sends to a group that is joined for any
+// source (RFC 3678). To block it twice is an error (syscall.EADDRINUSE).
+func (c *Conn) Block(g Group) error {
+	return c.group(opBlock, g, func(mc multicaster, m membership) error {
+		return c.filter(mc.block, m, func(blocked []netip.Addr, i int) ([]netip.Addr, error) {
+			if i >= 0 {
+				return nil, fmt.Errorf("blocked already: %w", syscall.EADDRINUSE)
+			}
+			return append(blocked, m.source), nil
+		})
+	})
+}
+
+// Unblock lets in again what Block keeps out. A source that is not blocked is
+// an error (syscall.EADDRNOTAVAIL).
+func (c *Conn) Unblock(g Group) error {
+	return c.group(opUnblock, g, func(mc multicaster, m membership) error {
+		return c.filter(mc.unblock, m, func(blocked []netip.Addr, i int) ([]netip.Addr, error) {
+			if i < 0 {
+				return nil, fmt.Errorf("not blocked: %w", syscall.EADDRNOTAVAIL)
+			}
+			return slices.Delete(blocked, i, i+1), nil
+		})
+	})
+}
+
+// filter changes who is blocked in the membership of m for any source: edit
+// gets a copy of the list and the place of m.source in it, and system does the
+// same to the socket.
+func (c *Conn) filter(system func(group, source netip.Addr, index int) error, m membership,
+	edit func(blocked []netip.Addr, i int) ([]netip.Addr, error)) error {
+	source := m.source
+	if !source.IsValid() {
+		return &net.AddrError{Err: "missing source"}
+	}
+	m.source = netip.Addr{}
+	at := c.find(m)
+	if at < 0 {
+		return errNotJoined()
+	}
+	ms := slices.Clone(c.memberships())
+	blocked, err := edit(slices.Clone(ms[at].blocked), slices.Index(ms[at].blocked, source))
+	if err != nil {
+		return err
+	}
+	if err := system(m.group, source, m.index); err != nil {
+		return limit(err)
+	}
+	ms[at].blocked = blocked
+	c.setMemberships(ms)
+	return nil
+}
+
+// Groups returns the memberships that the Conn has now, each with its
+// interface where one was chosen.
+func (c *Conn) Groups() []Group {
+	var groups []Group
+	for _, m := range c.memberships() {
+		groups = append(groups, Group{Addr: m.group, Source: m.source, Interface: m.ifi})
+	}
+	return groups
+}
+
+// option runs f with the socket, if it knows multicast.
+func (c *Conn) option(op string, f func(multicaster) error) error {
+	c.configure.Lock()
+	defer c.configure.Unlock()
+	mc, ok := c.sock.(multicaster)
+	if !ok {
+		return c.opError(op, netip.AddrPort{}, errors.ErrUnsupported)
+	}
+	return c.opError(op, netip.AddrPort{}, f(mc))
+}
+
+// SetMulticastTTL sets how many routers what the Conn sends to groups may
+// cross, less one: the TTL of IPv4 and the hop limit of IPv6, 0 to 255. The
+// default is 1, which stays on the link; 0 stays on this host.
+func (c *Conn) SetMulticastTTL(ttl int) error {
+	return c.option(opSet, func(mc multicaster) error {
+		if ttl < 0 || ttl > 255 {
+			return fmt.Errorf("multicast TTL of %d: %w", ttl, syscall.EINVAL)
+		}
+		return mc.setMulticastTTL(ttl)
+	})
+}
+
+// MulticastTTL returns what SetMulticastTTL sets.
+func (c *Conn) MulticastTTL() (ttl int, err error) {
+	err = c.option(opGet, func(mc multicaster) (err error) {
+		ttl, err = mc.multicastTTL()
+		return err
+	})
+	return ttl, err
+}
+
+// SetMulticastLoopback sets whether what the Conn sends to groups comes back
+// to members on this host. The default is true.
+func (c *Conn) SetMulticastLoopback(on bool) error {
+	return c.option(opSet, func(mc multicaster) error { return mc.setMulticastLoopback(on) })
+}
+
+// MulticastLoopback returns what SetMulticastLoopback sets.
+func (c *Conn) MulticastLoopback() (on bool, err error) {
+	err = c.option(opGet, func(mc multicaster) (err error) {
+		on, err = mc.multicastLoopback()
+		return err
+	})
+	return on, err
+}
+
+// SetMulticastInterface sets the interface by which leaves what the Conn
+// sends to groups, where Datagram.Interface and the zone do not say another;
+// nil, the default, leaves it to the system.
+func (c *Conn) SetMulticastInterface(ifi *net.Interface) error {
+	return c.option(opSet, func(mc multicaster) error {
+		if ifi == nil {
+			return mc.setMulticastInterface(0)
+		}
+		if ifi.Index <= 0 {
+			return fmt.Errorf("no interface: %q has index %d", ifi.Name, ifi.Index)
+		}
+		return mc.setMulticastInterface(ifi.Index)
+	})
+}
+
+// MulticastInterface returns what SetMulticastInterface sets.
+func (c *Conn) MulticastInterface() (ifi *net.Interface, err error) {
+	err = c.option(opGet, func(mc multicaster) error {
+		index, err := mc.multicastInterface()
+		if index != 0 {
+			ifi = interfaceAt(index)
+		}
+		return err
+	})
+	return ifi, err
+}
+
+// interfaceAt returns the interface of that index, with nothing but the index
+// if the system does not have it.
+func interfaceAt(index int) *net.Interface {
+	if ifi, err := net.InterfaceByIndex(index); err == nil {
+		return ifi
+	}
+	return &net.Interface{Index: index}
+}

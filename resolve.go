@@ -1,0 +1,184 @@
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Resolve returns the address that "host:port" names. It is how a program
+// comes from a name to what [Conn.WriteTo] and [Conn.Connect] take.
+//
+// The network is "udp", "udp4" or "udp6"; empty means "udp". A host that is
+// an IP address, with a zone or without, is taken as it is, with no look-up;
+// an empty host is the wildcard address. A host name is looked up in the
+// family that the network names; "udp" prefers IPv4 where there are both, as
+// net.ResolveUDPAddr does. The port is a number or a service name.
+//
+// Names are looked up for as long as ctx allows; its error, its cause, and a
+// *net.DNSError are found inside the one that Resolve returns.
+func Resolve(ctx context.Context, network, address string) (netip.AddrPort, error) {
+	addrs, err := lookup(ctx, network, address)
+	if err != nil {
+		return netip.AddrPort{}, opError(opResolve, netip.AddrPort{}, netip.AddrPort{}, err)
+	}
+	return addrs[0], nil
+}
+
+// lookup returns all that address stands for, the preferred first: one
+// address at the least.
+func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
+	if ctx == nil {
+		return nil, errors.New("nil context")
+	}
+	want, err := familyOf(network)
+	if err != nil {
+		return nil, err
+	}
+	if address == "" {
+		return nil, &net.AddrError{Err: "missing address"}
+	}
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := lookupPort(ctx, network, service)
+	if err != nil {
+		return nil, canceled(ctx, err)
+	}
+	hosts, err := lookupHost(ctx, want, host)
+	if err != nil {
+		return nil, canceled(ctx, err)
+	}
+	addrs := make([]netip.AddrPort, 0, len(hosts))
+	for _, a := range hosts {
+		if a = a.Unmap(); want == "ip" || a.Is4() == (want == "ip4") {
+			addrs = append(addrs, netip.AddrPortFrom(a, uint16(port)))
+		}
+	}
+	if len(addrs) == 0 {
+		return nil, &net.AddrError{Err: "no address for network " + network, Addr: host}
+	}
+	return addrs, nil
+}
+
+// familyOf returns the family of addresses that a network has, in the words
+// of net.Resolver.LookupNetIP.
+func familyOf(network string) (string, error) {
+	switch network {
+	case "", "udp":
+		return "ip", nil
+	case "udp4":
+		return "ip4", nil
+	case "udp6":
+		return "ip6", nil
+	}
+	return "", net.UnknownNetworkError(network)
+}
+
+func lookupPort(ctx context.Context, network, service string) (int, error) {
+	if port, err := strconv.Atoi(service); err == nil {
+		if port < 0 || port > 0xffff {
+			return 0, &net.AddrError{Err: "invalid port", Addr: service}
+		}
+		return port, nil
+	}
+	if service == "" {
+		return 0, &net.AddrError{Err: "missing port", Addr: service}
+	}
+	if network == "" {
+		network = "udp"
+	}
+	return net.DefaultResolver.LookupPort(ctx, network, service)
+}
+
+// lookupHost returns the addresses of host. Those of a name are sorted: IPv4
+// first, otherwise in the order of the resolver (RFC 6724).
+func lookupHost(ctx context.Context, family, host string) ([]netip.Addr, error) {
+	if host == "" {
+		if family == "ip4" {
+			return []netip.Addr{netip.IPv4Unspecified()}, nil
+		}
+		return []netip.Addr{netip.IPv6Unspecified()}, nil
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	hosts, err := net.DefaultResolver.LookupNetIP(ctx, family, host)
+	slices.SortStableFunc(hosts, func(a, b netip.Addr) int {
+		return a.Unmap().BitLen() - b.Unmap().BitLen()
+	})
+	return hosts, err
+}
+
+// canceled returns err with the error of ctx and its cause inside, if ctx has
+// ended the look-up.
+func canceled(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	for _, inner := range []error{ctx.Err(), context.Cause(ctx)} {
+		if !errors.Is(err, inner) {
+			err = fmt.Errorf("%w: %w", err, inner)
+		}
+	}
+	return err
+}
+
+// zoneIndex returns the index of the interface that a zone (RFC 4007) names,
+// zero if there is none.
+func zoneIndex(zone string) int {
+	if zone == "" {
+		return 0
+	}
+	if ifi, err := net.InterfaceByName(zone); err == nil {
+		return ifi.Index
+	}
+	index, _ := strconv.Atoi(zone)
+	return index
+}
+
+// zoneName returns the zone of the interface of that index: its name, or the
+// number where it has gone.
+func zoneName(index int) string {
+	if ifi, err := net.InterfaceByIndex(index); err == nil {
+		return ifi.Name
+	}
+	return strconv.Itoa(index)
+}
+
+// A zoneCache keeps zones by interface index. One goroutine uses it.
+type zoneCache struct {
+	names map[int]string
+	since time.Time
+}
+
+// zoneCacheTime is how long a new name of an interface may go unnoticed.
+const zoneCacheTime = 5 * time.Second
+
+func (z *zoneCache) name(index int) string {
+	if now := time.Now(); z.names == nil || now.Sub(z.since) > zoneCacheTime {
+		z.names, z.since = make(map[int]string), now
+	}
+	name, ok := z.names[index]
+	if !ok {
+		name = zoneName(index)
+		z.names[index] = name
+	}
+	return name
+}
+
+// complete gives the local address of d its zone.
+func (z *zoneCache) complete(d *Datagram) {
+	if d.Interface != 0 && d.Local.Is6() && d.Local.Zone() == "" && d.Local.IsLinkLocalUnicast() {
+		d.Local = d.Local.WithZone(z.name(d.Interface))
+	}
+}

@@ -1,0 +1,209 @@
+package udp
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+)
+
+// A socket moves datagrams for a Conn. The kernel's (udpSocket) and those of
+// a MemNet are sockets; packetSocket makes one of any other net.PacketConn.
+//
+// Errors come as the system, or the package net, returns them: the Conn says
+// what they mean, and wraps them.
+type socket interface {
+	// localAddr is the address that the socket is bound to now, unmapped.
+	localAddr() netip.AddrPort
+
+	// families tells whether the socket can send to IPv4 and to IPv6.
+	families() (ip4, ip6 bool)
+
+	// read waits until something has arrived and returns it: at least one
+	// datagram, in the order of arrival, unmapped, none longer than the
+	// MaxDatagram of the socket. What it returns is lent until release.
+	// Only the Conn's goroutine reads and releases.
+	read() ([]Datagram, error)
+	release()
+
+	// drain makes every later read return os.ErrDeadlineExceeded instead
+	// of waiting. Only the Conn's goroutine calls it.
+	drain() error
+
+	// setReadDeadline makes the read that is under way, and later ones,
+	// return os.ErrDeadlineExceeded at t.
+	setReadDeadline(t time.Time) error
+
+	// write sends one datagram, whose address is of a family that the
+	// socket has: to the peer, where the socket is connected. It waits
+	// while the send buffer is full. Any goroutine may call it.
+	write(d Datagram) error
+
+	// dropped counts what the system has thrown away since the socket was
+	// opened, because the receive buffer was full. Any goroutine may call
+	// it, also after close.
+	dropped() uint64
+
+	syscallConn() (syscall.RawConn, error)
+	close() error
+}
+
+// A batchWriter is a socket that sends many datagrams at once. It sends all
+// it can of ds, whose addresses have been checked, and leaves to c.send what
+// does not go into a batch or failed in one.
+type batchWriter interface {
+	writeBatch(c *Conn, ds []Datagram) (n int, err error)
+}
+
+// A connector is a socket that knows its peer itself. For one that is not a
+// connector, the Conn alone keeps to its peer, and no refusal is reported.
+type connector interface {
+	// connect makes peer the only one to send to and receive from, and
+	// returns it as the system has it. On failure the peer is what it was.
+	connect(peer netip.AddrPort) (netip.AddrPort, error)
+
+	// disconnect ends that. The local port stays.
+	disconnect() error
+
+	// pending takes a report about the peer that the system has ready, so
+	// that it is not mistaken for one about the next peer; zero: none.
+	pending() syscall.Errno
+}
+
+// A multicaster is a socket that can be a member of groups. The index is
+// that of an interface; zero: the one that the system chooses. A source that
+// is not valid stands for any.
+type multicaster interface {
+	join(group, source netip.Addr, index int) error
+	leave(group, source netip.Addr, index int) error
+	block(group, source netip.Addr, index int) error
+	unblock(group, source netip.Addr, index int) error
+
+	setMulticastTTL(ttl int) error
+	multicastTTL() (int, error)
+	setMulticastLoopback(on bool) error
+	multicastLoopback() (bool, error)
+	setMulticastInterface(index int) error
+	multicastInterface() (index int, err error)
+}
+
+// readBuffer is the size of the buffer for one read: the largest payload that
+// the length field of UDP allows, so that no system cuts a datagram itself.
+const readBuffer = 1 << 16
+
+// past is a deadline that is over, also on the clock of testing/synctest.
+var past = time.Unix(1, 0)
+
+// drainGrace is how long a socket that cannot be asked without waiting is
+// silent before its queue counts as empty.
+const drainGrace = 20 * time.Millisecond
+
+// packetSocket is a socket over a net.PacketConn that this package knows
+// nothing about. Reads hold one buffer; addresses that are not *net.UDPAddr
+// cost allocations.
+type packetSocket struct {
+	conn     net.PacketConn
+	local    netip.AddrPort
+	max      int
+	draining bool // the fields from here on belong to the Conn's goroutine
+	buf      []byte
+	ds       [1]Datagram
+}
+
+func newPacketSocket(pc net.PacketConn, maxDatagram int) (*packetSocket, error) {
+	local, ok := addrPortOf(pc.LocalAddr())
+	if !ok {
+		return nil, &net.AddrError{Err: "not a UDP socket", Addr: addrString(pc.LocalAddr())}
+	}
+	return &packetSocket{conn: pc, local: unmap(local), max: maxDatagram, buf: make([]byte, readBuffer)}, nil
+}
+
+func (s *packetSocket) localAddr() netip.AddrPort         { return s.local }
+func (s *packetSocket) families() (ip4, ip6 bool)         { return familiesOf(s.local.Addr()) }
+func (s *packetSocket) release()                          {}
+func (s *packetSocket) setReadDeadline(t time.Time) error { return s.conn.SetReadDeadline(t) }
+func (s *packetSocket) dropped() uint64                   { return 0 }
+func (s *packetSocket) close() error                      { return s.conn.Close() }
+
+func (s *packetSocket) drain() error {
+	s.draining = true
+	return nil
+}
+
+func (s *packetSocket) syscallConn() (syscall.RawConn, error) {
+	if sc, ok := s.conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+func (s *packetSocket) read() ([]Datagram, error) {
+	if s.draining {
+		if err := s.conn.SetReadDeadline(time.Now().Add(drainGrace)); err != nil {
+			return nil, os.ErrDeadlineExceeded
+		}
+	}
+	n, addr, err := s.conn.ReadFrom(s.buf)
+	if err != nil {
+		return nil, err
+	}
+	peer, _ := addrPortOf(addr)
+	s.ds[0] = received(s.buf[:n:n], peer, s.max)
+	if !s.local.Addr().IsUnspecified() {
+		s.ds[0].Local = s.local.Addr()
+	}
+	return s.ds[:], nil
+}
+
+func (s *packetSocket) write(d Datagram) error {
+	_, err := s.conn.WriteTo(d.Payload, net.UDPAddrFromAddrPort(d.Addr))
+	return err
+}
+
+// received makes a Datagram of what a socket has read, cut to limit.
+func received(payload []byte, addr netip.AddrPort, limit int) Datagram {
+	d := Datagram{Payload: payload, Addr: unmap(addr)}
+	if len(payload) > limit {
+		d.Payload, d.Truncated = payload[:limit:limit], true
+	}
+	return d
+}
+
+// unmap returns a with an IPv4 address that is mapped into IPv6 as IPv4.
+func unmap(a netip.AddrPort) netip.AddrPort {
+	if a.Addr().Is4In6() {
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
+	return a
+}
+
+// familiesOf tells what a socket that is bound to a can send to, if nobody
+// knows better: a wildcard IPv6 address stands for both.
+func familiesOf(a netip.Addr) (ip4, ip6 bool) {
+	return a.Is4() || a == netip.IPv6Unspecified(), a.Is6()
+}
+
+// addrPortOf returns a as a netip.AddrPort, if it is an IP address and port.
+func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
+	switch a := a.(type) {
+	case nil:
+		return netip.AddrPort{}, false
+	case *net.UDPAddr:
+		if a == nil {
+			return netip.AddrPort{}, false
+		}
+		return a.AddrPort(), a.AddrPort().IsValid()
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	return ap, err == nil
+}
+
+// addrString is a.String() that allows nil.
+func addrString(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}

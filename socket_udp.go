@@ -1,0 +1,232 @@
+package udp
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+)
+
+// udpSocket is the kernel's socket, by way of the package net: one datagram
+// for each system call, on every system. Where there is something faster, it
+// is built on top of this one (accelerate).
+type udpSocket struct {
+	conn   *net.UDPConn
+	raw    syscall.RawConn
+	max    int                            // MaxDatagram
+	local  atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
+	peer   atomic.Pointer[netip.AddrPort] // nil: not connected
+	dialed bool                           // net connected it, and refuses addresses on writes
+	is6    bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
+	ip4    bool                           // can send to IPv4
+	bound  netip.Addr                     // the one address that it is bound to; zero: all
+	drops  dropCount
+	zones  zoneCache // of the Conn's goroutine, like all from here on
+	drains bool
+	buf    []byte
+	oob    []byte
+	ds     [1]Datagram
+}
+
+func newUDPSocket(conn *net.UDPConn, maxDatagram int) (*udpSocket, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	local, ok := addrPortOf(conn.LocalAddr())
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	s := &udpSocket{conn: conn, raw: raw, max: maxDatagram}
+	// An IPv4 socket has IPv4 addresses, anything else is an IPv6 socket.
+	s.is6 = !local.Addr().Is4()
+	s.ip4 = !s.is6 || local.Addr().Is4In6() || local.Addr().IsUnspecified() && !onlyIPv6(raw)
+	s.setLocal(unmap(local))
+	if peer, ok := addrPortOf(conn.RemoteAddr()); ok {
+		peer = unmap(peer)
+		s.peer.Store(&peer)
+		s.dialed = netConnected(conn)
+	} else if !local.Addr().IsUnspecified() {
+		s.bound = unmap(local).Addr()
+	}
+	if err := s.askForControl(); err != nil {
+		return nil, err
+	}
+	if !s.bound.IsValid() {
+		ownGroupsOnly(raw, s.is6)
+	}
+	s.drops.start(s)
+	return s, nil
+}
+
+// netConnected reports whether the package net takes conn for connected: a
+// socket that came by a file may have a peer all the same. A write to no
+// address shows it: net refuses it before any system call, for either reason.
+func netConnected(conn *net.UDPConn) bool {
+	_, err := conn.WriteToUDPAddrPort(nil, netip.AddrPort{})
+	return errors.Is(err, net.ErrWriteToConnected)
+}
+
+// askForControl asks the system to tell with each datagram what can differ
+// from one to the next. A system that cannot tell leaves it unknown.
+func (s *udpSocket) askForControl() error {
+	flags4, flags6 := ipv4.FlagTTL, ipv6.FlagHopLimit
+	if !s.bound.IsValid() {
+		flags4 |= ipv4.FlagDst | ipv4.FlagInterface
+		flags6 |= ipv6.FlagDst | ipv6.FlagInterface
+	}
+	var err error
+	if s.is6 {
+		err = ipv6.NewPacketConn(s.conn).SetControlMessage(flags6, true)
+	}
+	if s.ip4 {
+		err4 := ipv4.NewPacketConn(s.conn).SetControlMessage(flags4, true)
+		if !s.is6 {
+			err = err4
+		}
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *udpSocket) localAddr() netip.AddrPort         { return *s.local.Load() }
+func (s *udpSocket) setLocal(a netip.AddrPort)         { s.local.Store(&a) }
+func (s *udpSocket) families() (ip4, ip6 bool)         { return s.ip4, s.is6 && !s.bound.Is4() }
+func (s *udpSocket) release()                          {}
+func (s *udpSocket) setReadDeadline(t time.Time) error { return s.conn.SetReadDeadline(t) }
+func (s *udpSocket) dropped() uint64                   { return s.drops.read(s) }
+
+func (s *udpSocket) syscallConn() (syscall.RawConn, error) { return s.conn.SyscallConn() }
+
+func (s *udpSocket) close() error {
+	s.drops.read(s) // for Stats after this
+	return s.conn.Close()
+}
+
+func (s *udpSocket) drain() error {
+	s.drains = true
+	return nil
+}
+
+func (s *udpSocket) read() ([]Datagram, error) {
+	if s.buf == nil {
+		s.buf, s.oob = make([]byte, readBuffer), make([]byte, controlSpace)
+	}
+	if s.drains {
+		if err := s.conn.SetReadDeadline(time.Now().Add(drainGrace)); err != nil {
+			return nil, os.ErrDeadlineExceeded
+		}
+	}
+	n, oobn, _, addr, err := s.conn.ReadMsgUDPAddrPort(s.buf, s.oob)
+	if err != nil {
+		return nil, err
+	}
+	s.ds[0] = received(s.buf[:n:n], addr, s.max)
+	s.ds[0].Local = s.bound
+	parseControl(s.oob[:oobn], &s.ds[0])
+	s.zones.complete(&s.ds[0])
+	return s.ds[:], nil
+}
+
+func (s *udpSocket) write(d Datagram) error {
+	if s.dialed || !writeNamesPeer && s.peer.Load() != nil {
+		_, err := s.conn.Write(d.Payload)
+		return err
+	}
+	var space [controlSpace]byte
+	oob := s.packetInfo(space[:0], &d)
+	_, _, err := s.conn.WriteMsgUDPAddrPort(d.Payload, oob, d.Addr)
+	return err
+}
+
+// packetInfo appends to oob the control message that makes d leave from its
+// Local by its Interface, where the system would not do so by itself.
+func (s *udpSocket) packetInfo(oob []byte, d *Datagram) []byte {
+	if !d.Local.IsValid() && d.Interface == 0 {
+		return oob
+	}
+	source, index := d.leave()
+	if index == 0 && (!source.IsValid() || source == s.bound) {
+		return oob
+	}
+	if !source.IsValid() {
+		// With an index alone, the system takes one of that interface's
+		// addresses, even where the socket is bound to another.
+		source = s.bound
+	}
+	return appendPacketInfo(oob, source, index, d.Addr.Addr().Is4(), s.is6)
+}
+
+// leave returns what to tell the system about where d is to leave. The index
+// goes along only where it is needed: for a peer or a source that is on a
+// link, not in the routing table; elsewhere the way back from a source is the
+// table's to choose.
+func (d *Datagram) leave() (source netip.Addr, index int) {
+	source, index = d.Local.WithZone(""), d.Interface
+	switch {
+	case d.source != [4]byte{}:
+		source = netip.AddrFrom4(d.source)
+	case source.IsMulticast() || source == broadcast:
+		source = netip.Addr{}
+	case routable(source) && routable(d.Addr.Addr()):
+		index = 0
+	}
+	return source, index
+}
+
+// broadcast is the limited broadcast address (RFC 919).
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+func routable(a netip.Addr) bool {
+	return a.IsValid() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && a != broadcast
+}
+
+func (s *udpSocket) remoteAddr() netip.AddrPort {
+	if p := s.peer.Load(); p != nil {
+		return *p
+	}
+	return netip.AddrPort{}
+}
+
+func (s *udpSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
+	local, peer, err := connectSocket(s.raw, s.localAddr(), s.remoteAddr(), peer, s.is6)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	s.setLocal(local)
+	s.peer.Store(&peer)
+	return peer, nil
+}
+
+func (s *udpSocket) disconnect() error {
+	if s.dialed {
+		// net will not send it to an address any more.
+		return errors.ErrUnsupported
+	}
+	local, err := disconnectSocket(s.raw, s.localAddr(), s.is6)
+	if err != nil {
+		return err
+	}
+	s.setLocal(local)
+	s.peer.Store(nil)
+	return nil
+}
+
+func (s *udpSocket) pending() syscall.Errno { return pendingError(s.raw) }
+
+// keepPort makes a port that the system chose like one that was asked for:
+// it then stays when the socket is disconnected (Linux).
+func (s *udpSocket) keepPort() error {
+	if writeNamesPeer {
+		return s.disconnect()
+	}
+	return nil
+}

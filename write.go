@@ -1,0 +1,155 @@
+package udp
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// WriteTo sends b in one datagram to addr. It waits while the socket's send
+// buffer is full. A nil error means that the system took the datagram, not
+// that it arrived.
+//
+// A connected Conn takes its peer's address and fails with
+// net.ErrWriteToConnected for any other; a payload that is too long for UDP
+// or the path fails with syscall.EMSGSIZE.
+func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
+	return c.writeOne(Datagram{Payload: b, Addr: addr})
+}
+
+// Reply sends b to where d came from, from the address that d was sent to. If
+// that was a group or a broadcast address, it leaves from the address of the
+// interface that d came in by. Otherwise Reply acts like WriteTo.
+func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
+	d.Payload = b
+	return c.writeOne(d)
+}
+
+// WriteBatch sends ds with as few system calls as the system allows.
+// Datagrams to one peer leave in their order, those to different peers may
+// overtake each other. Of each, Payload, Addr, Local and Interface count; a
+// connected Conn takes a zero Addr for its peer's. What a handler was given
+// can be sent back as it is.
+//
+// One that cannot be sent costs only itself: n counts those that were sent,
+// and err says why the first that failed did; it is nil if and only if n is
+// len(ds).
+func (c *Conn) WriteBatch(ds []Datagram) (n int, err error) {
+	if b, ok := c.sock.(batchWriter); ok && len(ds) > 1 {
+		return b.writeBatch(c, ds)
+	}
+	for i := range ds {
+		if _, e := c.writeOne(ds[i]); e == nil {
+			n++
+		} else if err == nil {
+			err = e
+		}
+	}
+	return n, err
+}
+
+func (c *Conn) writeOne(d Datagram) (int, error) {
+	addr, err := c.destination(&d)
+	d.Addr = addr
+	if err == nil {
+		err = c.send(d)
+	}
+	if err != nil {
+		c.stats.writeErrors.Add(1)
+		return 0, c.opError(opWrite, d.Addr, err)
+	}
+	return len(d.Payload), nil
+}
+
+// destination returns where d is to go, or why it cannot go there.
+func (c *Conn) destination(d *Datagram) (netip.AddrPort, error) {
+	addr := unmap(d.Addr)
+	if peer := c.peer.Load(); peer != nil {
+		if addr == *peer || !d.Addr.IsValid() || samePeer(addr, *peer) {
+			return *peer, nil
+		}
+		return addr, net.ErrWriteToConnected
+	}
+	if err := c.checkAddr(addr); err != nil {
+		return addr, err
+	}
+	if d.Local.IsValid() && d.Local.Unmap().Is4() != addr.Addr().Is4() {
+		return addr, &net.AddrError{Err: "source of another family than the destination", Addr: d.Local.String()}
+	}
+	return addr, nil
+}
+
+// checkAddr reports an address that nothing can be sent to by this socket.
+func (c *Conn) checkAddr(addr netip.AddrPort) error {
+	switch {
+	case !addr.IsValid():
+		return &net.AddrError{Err: "missing address"}
+	case addr.Port() == 0:
+		return &net.AddrError{Err: "missing port", Addr: addr.String()}
+	case addr.Addr().Is4() && !c.ip4:
+		return &net.AddrError{Err: "IPv4 address on an IPv6 socket", Addr: addr.String()}
+	case addr.Addr().Is6() && !c.ip6:
+		return &net.AddrError{Err: "IPv6 address on an IPv4 socket", Addr: addr.String()}
+	}
+	return nil
+}
+
+// samePeer reports whether a and b differ only in how they name a zone.
+func samePeer(a, b netip.AddrPort) bool {
+	return a.Addr().Zone() != b.Addr().Zone() && a.Port() == b.Port() &&
+		a.Addr().WithZone("") == b.Addr().WithZone("") &&
+		zoneIndex(a.Addr().Zone()) == zoneIndex(b.Addr().Zone())
+}
+
+// send sends d, whose address has been checked.
+func (c *Conn) send(d Datagram) error {
+	err := c.sock.write(d)
+	if err != nil {
+		err = c.resend(d, err)
+	}
+	if err == nil {
+		c.stats.wrote(1, len(d.Payload))
+	}
+	return err
+}
+
+// How often a datagram is tried again: when the system has no buffers
+// (ENOBUFS: macOS says so where others wait), after a pause that begins with
+// firstBufferPause and doubles; and when its write met the report of an
+// earlier one, of which a storm may bring many.
+const (
+	bufferTries      = 6
+	firstBufferPause = 250 * time.Microsecond
+	reportTries      = 100
+)
+
+// resend tries again to send d, which failed with err, as long as the failure
+// is not its own.
+func (c *Conn) resend(d Datagram, err error) error {
+	pause := firstBufferPause
+	for tries := 1; ; tries++ {
+		errno := errnoOf(err)
+		switch {
+		case errno == syscall.ENOBUFS && tries < bufferTries:
+			c.sleep(pause)
+			pause *= 2
+			err = c.sock.write(d)
+		case isReport(errno) && tries < reportTries:
+			// A write that returns a report was not sent. Only a refusal
+			// is a report for sure; anything else may be said of d itself,
+			// and is then said again.
+			err = c.sock.write(d)
+			if errno != syscall.ECONNREFUSED && errnoOf(err) == errno {
+				return err
+			}
+			c.note(Undelivered{Addr: c.RemoteAddr(), Err: reportErrno(errno)})
+		default:
+			return err
+		}
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return err
+		}
+	}
+}
