@@ -2,4 +2,118 @@
 
 package udp
 
-func accelerate(s *udpSocket, noOffload bool) socket { return s }
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// fastSocket is the kernel's socket by its own system calls: many datagrams
+// for each (recvmmsg(2), sendmmsg(2)), and those of one peer as one, which the
+// kernel or the network card cuts and joins (UDP_SEGMENT, UDP_GRO: udp(7)).
+//
+// A call for one datagram is made by RawSyscall, which does not tell Go's
+// scheduler: that takes as long as a third of the call. Until it returns, the
+// thread runs nothing else and a garbage collection that starts must wait for
+// it. So only calls that do not wait and end within some microseconds are made
+// that way: never a batch.
+type fastSocket struct {
+	*udpSocket
+	segments atomic.Int64 // the longest segment that may be sent with UDP_SEGMENT; zero: none
+	indexes  indexCache
+
+	// Of the Conn's goroutine.
+	receive func(fd uintptr) bool // s.receiveOnce, made once
+	class   int                   // how much to read: an index of readClasses
+	waited  bool                  // nothing was there when this read began
+	batch   *readBatch            // what is lent to the handler; nil: nothing
+	err     error
+}
+
+// accelerate returns the fastest socket there is on top of s.
+func accelerate(s *udpSocket, noOffload bool) socket {
+	f := &fastSocket{udpSocket: s}
+	f.receive = f.receiveOnce
+	if noOffload {
+		return f
+	}
+	s.raw.Control(func(fd uintptr) {
+		// Kernels that do not know UDP_SEGMENT ignore it in a control
+		// message, and send one datagram instead of many (before 4.18).
+		if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT); err == nil {
+			f.segments.Store(maxSegmented)
+		}
+		unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) // since 5.0
+	})
+	return f
+}
+
+// mmsghdr is struct mmsghdr of recvmmsg(2), which x/sys does not have.
+type mmsghdr struct {
+	hdr  unix.Msghdr
+	size uint32
+}
+
+// A rawName is a socket address as the kernel writes and reads it, of either
+// family.
+type rawName = unix.RawSockaddrInet6
+
+// decodeName returns the address in name, unmapped; zone names the zone of an
+// interface index.
+func decodeName(name *rawName, zone func(int) string) netip.AddrPort {
+	if name.Family == unix.AF_INET {
+		name4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		return netip.AddrPortFrom(netip.AddrFrom4(name4.Addr), swap16(name4.Port))
+	}
+	a := netip.AddrFrom16(name.Addr).Unmap()
+	if name.Scope_id != 0 {
+		a = a.WithZone(zone(int(name.Scope_id)))
+	}
+	return netip.AddrPortFrom(a, swap16(name.Port))
+}
+
+// encodeName puts a into name, mapped on an IPv6 socket, and returns its
+// length.
+func (s *fastSocket) encodeName(name *rawName, a netip.AddrPort) uint32 {
+	if !s.is6 {
+		name4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		*name4 = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: swap16(a.Port()), Addr: a.Addr().As4()}
+		return unix.SizeofSockaddrInet4
+	}
+	*name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: swap16(a.Port()), Addr: a.Addr().As16()}
+	if zone := a.Addr().Zone(); zone != "" {
+		name.Scope_id = uint32(s.indexes.index(zone))
+	}
+	return unix.SizeofSockaddrInet6
+}
+
+// swap16 turns a port from the network's byte order into the host's, or back.
+func swap16(port uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&port))
+	return uint16(b[0])<<8 | uint16(b[1])
+}
+
+// An indexCache keeps the interface indexes of zones, for any goroutine.
+type indexCache struct{ zones sync.Map }
+
+type cachedIndex struct {
+	index int
+	since time.Time
+}
+
+func (c *indexCache) index(zone string) int {
+	if v, ok := c.zones.Load(zone); ok && time.Since(v.(cachedIndex).since) < zoneCacheTime {
+		return v.(cachedIndex).index
+	}
+	index := zoneIndex(zone)
+	if index == 0 {
+		c.zones.Delete(zone) // whatever programs make up costs nothing
+	} else {
+		c.zones.Store(zone, cachedIndex{index, time.Now()})
+	}
+	return index
+}

@@ -142,18 +142,19 @@ func (s *udpSocket) write(d Datagram) error {
 		return err
 	}
 	var space [controlSpace]byte
-	oob := s.packetInfo(space[:0], &d)
+	oob := s.packetInfo(space[:0], &d, d.Addr.Addr())
 	_, _, err := s.conn.WriteMsgUDPAddrPort(d.Payload, oob, d.Addr)
 	return err
 }
 
 // packetInfo appends to oob the control message that makes d leave from its
-// Local by its Interface, where the system would not do so by itself.
-func (s *udpSocket) packetInfo(oob []byte, d *Datagram) []byte {
+// Local by its Interface on the way to peer, where the system would not do so
+// by itself.
+func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr) []byte {
 	if !d.Local.IsValid() && d.Interface == 0 {
 		return oob
 	}
-	source, index := d.leave()
+	source, index := d.leave(peer)
 	if index == 0 && (!source.IsValid() || source == s.bound) {
 		return oob
 	}
@@ -162,21 +163,21 @@ func (s *udpSocket) packetInfo(oob []byte, d *Datagram) []byte {
 		// addresses, even where the socket is bound to another.
 		source = s.bound
 	}
-	return appendPacketInfo(oob, source, index, d.Addr.Addr().Is4(), s.is6)
+	return appendPacketInfo(oob, source, index, peer.Is4(), s.is6)
 }
 
-// leave returns what to tell the system about where d is to leave. The index
+// leave returns what to tell the system about where d is to leave for peer. The index
 // goes along only where it is needed: for a peer or a source that is on a
 // link, not in the routing table; elsewhere the way back from a source is the
 // table's to choose.
-func (d *Datagram) leave() (source netip.Addr, index int) {
+func (d *Datagram) leave(peer netip.Addr) (source netip.Addr, index int) {
 	source, index = d.Local.WithZone(""), d.Interface
 	switch {
 	case d.source != [4]byte{}:
 		source = netip.AddrFrom4(d.source)
 	case source.IsMulticast() || source == broadcast:
 		source = netip.Addr{}
-	case routable(source) && routable(d.Addr.Addr()):
+	case routable(source) && routable(peer):
 		index = 0
 	}
 	return source, index

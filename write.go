@@ -104,8 +104,10 @@ func samePeer(a, b netip.AddrPort) bool {
 }
 
 // send sends d, whose address has been checked.
-func (c *Conn) send(d Datagram) error {
-	err := c.sock.write(d)
+func (c *Conn) send(d Datagram) error { return c.sent(d, c.sock.write(d)) }
+
+// sent sees to what came of a first try to send d.
+func (c *Conn) sent(d Datagram, err error) error {
 	if err != nil {
 		err = c.resend(d, err)
 	}

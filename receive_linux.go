@@ -1,0 +1,199 @@
+//go:build linux && !udpbasic
+
+package udp
+
+import (
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// readClasses are the numbers of messages that a read may ask for. A socket
+// begins with one, which is the cheapest call where datagrams come one by one,
+// and asks for more when they wait for it.
+var readClasses = [...]int{1, 8, 64}
+
+// enoughBytes in one read: more would leave the processor's cache before the
+// handler comes to it.
+const enoughBytes = 256 << 10
+
+// slotStride is the distance of buffers. Each holds the longest datagram; the
+// rest keeps their beginnings, which is all that short datagrams touch, from
+// falling into the same lines of the cache.
+const slotStride = readBuffer + 3*64
+
+// A readBatch is the memory for one read: what the kernel writes, and the
+// Datagrams made of it. It is borrowed when there is something to read and
+// given back when the handler has returned, so that a socket that waits holds
+// none. Pages of a buffer that no datagram has reached cost nothing.
+type readBatch struct {
+	class   int
+	headers []mmsghdr
+	names   []rawName
+	control [][controlSpace]byte
+	ds      []Datagram
+}
+
+// readBatches are those that no socket has borrowed, by class.
+var readBatches [len(readClasses)]sync.Pool
+
+func borrow(class int) *readBatch {
+	if b, ok := readBatches[class].Get().(*readBatch); ok {
+		return b
+	}
+	n := readClasses[class]
+	b := &readBatch{
+		class:   class,
+		headers: make([]mmsghdr, n),
+		names:   make([]rawName, n),
+		control: make([][controlSpace]byte, n),
+		ds:      make([]Datagram, 0, n),
+	}
+	iovecs := make([]unix.Iovec, n)
+	buffer := make([]byte, n*slotStride)
+	for i := range b.headers {
+		iovecs[i].Base = &buffer[i*slotStride]
+		iovecs[i].SetLen(readBuffer)
+		h := &b.headers[i].hdr
+		h.Name = (*byte)(unsafe.Pointer(&b.names[i]))
+		h.Control = &b.control[i][0]
+		h.Iov = &iovecs[i]
+		h.SetIovlen(1)
+		b.reset(i)
+	}
+	return b
+}
+
+// giveBack returns b to those that can be borrowed.
+func (b *readBatch) giveBack() { readBatches[b.class].Put(b) }
+
+// reset makes message i ready for the kernel, which has written to these
+// fields if it has used it.
+func (b *readBatch) reset(i int) {
+	h := &b.headers[i].hdr
+	h.Namelen = unix.SizeofSockaddrInet6
+	h.SetControllen(controlSpace)
+	h.Flags = 0
+}
+
+// payload is what the kernel has put into message i.
+func (b *readBatch) payload(i, size int) []byte {
+	return unsafe.Slice(b.headers[i].hdr.Iov.Base, size)
+}
+
+func (s *fastSocket) read() ([]Datagram, error) {
+	s.waited, s.err = false, nil
+	var err error
+	if s.drains {
+		if err = s.raw.Control(func(fd uintptr) { s.receiveOnce(fd) }); err == nil && s.batch == nil && s.err == nil {
+			err = os.ErrDeadlineExceeded
+		}
+	} else {
+		err = s.raw.Read(s.receive)
+	}
+	if err == nil {
+		err = s.err
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.batch.ds, nil
+}
+
+func (s *fastSocket) release() {
+	if s.batch != nil {
+		clear(s.batch.ds) // or they would keep what handlers put there
+		s.batch.giveBack()
+		s.batch = nil
+	}
+}
+
+// receiveOnce reads what is there, and reports whether that was anything: a
+// batch, or an error.
+func (s *fastSocket) receiveOnce(fd uintptr) bool {
+	b := borrow(s.class)
+	n, errno := b.receive(fd)
+	if errno != 0 {
+		b.giveBack()
+		if errno == unix.EAGAIN {
+			s.waited = true
+			return false
+		}
+		s.err = os.NewSyscallError("recvmsg", errno)
+		return true
+	}
+	s.batch = b
+	bytes := s.decode(b, n)
+	s.adapt(n, bytes)
+	return true
+}
+
+// receive fills b with as many messages as there are, and have room.
+func (b *readBatch) receive(fd uintptr) (n int, errno syscall.Errno) {
+	for {
+		var r uintptr
+		if len(b.headers) == 1 {
+			r, _, errno = unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&b.headers[0].hdr)), 0)
+			b.headers[0].size, n = uint32(r), 1
+		} else {
+			r, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.headers[0])), uintptr(len(b.headers)), 0, 0, 0)
+			n = int(r)
+		}
+		if errno != unix.EINTR {
+			return n, errno
+		}
+	}
+}
+
+// decode makes Datagrams of the n messages in b.
+func (s *fastSocket) decode(b *readBatch, n int) (bytes int) {
+	b.ds = b.ds[:0]
+	for i := range n {
+		m := &b.headers[i]
+		d := Datagram{Addr: decodeName(&b.names[i], s.zones.name), Local: s.bound}
+		segment := parseControl(b.control[i][:m.hdr.Controllen], &d)
+		s.zones.complete(&d)
+		payload := b.payload(i, int(m.size))
+		bytes += len(payload)
+		d.Truncated = m.hdr.Flags&unix.MSG_TRUNC != 0
+		b.ds = cut(b.ds, payload, segment, s.max, d)
+		b.reset(i)
+	}
+	return bytes
+}
+
+// cut appends to ds the datagrams of segment bytes, but for a shorter last
+// one, that the kernel has joined in payload; they are like d. A segment of
+// zero stands for one datagram. None is longer than limit.
+func cut(ds []Datagram, payload []byte, segment, limit int, d Datagram) []Datagram {
+	if segment <= 0 || segment >= len(payload) {
+		segment = len(payload)
+	}
+	for {
+		end := min(segment, len(payload))
+		d.Payload = payload[:end:end]
+		if end > limit {
+			d.Payload, d.Truncated = payload[:limit:limit], true
+		}
+		ds = append(ds, d)
+		if payload = payload[end:]; len(payload) == 0 {
+			return ds
+		}
+	}
+}
+
+// adapt chooses how much to ask for next: more if there was as much as had
+// room, and it had been there before; less if it was one.
+func (s *fastSocket) adapt(n, bytes int) {
+	switch {
+	case n == 1 && s.class > 0:
+		s.class = 0
+	case n == readClasses[s.class] && (n > 1 || !s.waited) && s.class+1 < len(readClasses) && bytes < enoughBytes/8:
+		s.class++
+	case s.class == 2 && (n <= readClasses[1] || bytes > enoughBytes):
+		s.class = 1
+	}
+}
