@@ -95,9 +95,19 @@ func (s *udpSocket) setMulticastLoopback(on bool) error {
 }
 
 func (s *udpSocket) setMulticastInterface(index int) error {
-	return s.both(
+	err := s.both(
 		func(p *ipv4.PacketConn) error { return p.SetMulticastInterface(interfaceOf(index)) },
 		func(p *ipv6.PacketConn) error { return p.SetMulticastInterface(interfaceOf(index)) })
+	if err == nil {
+		s.groupsBy.Store(int64(index))
+	}
+	return err
+}
+
+// multicastInterface returns what was set, as Linux tells of IPv4 only the
+// interface's address, and that only if it was set by address.
+func (s *udpSocket) multicastInterface() (index int, err error) {
+	return int(s.groupsBy.Load()), s.raw.Control(func(uintptr) {})
 }
 
 // The setters keep both families alike, so one of them tells.
@@ -114,19 +124,6 @@ func (s *udpSocket) multicastLoopback() (bool, error) {
 		return ipv6.NewPacketConn(s.conn).MulticastLoopback()
 	}
 	return ipv4.NewPacketConn(s.conn).MulticastLoopback()
-}
-
-func (s *udpSocket) multicastInterface() (index int, err error) {
-	var ifi *net.Interface
-	if s.is6 {
-		ifi, err = ipv6.NewPacketConn(s.conn).MulticastInterface()
-	} else {
-		ifi, err = ipv4.NewPacketConn(s.conn).MulticastInterface()
-	}
-	if ifi == nil || err != nil {
-		return 0, err
-	}
-	return ifi.Index, nil
 }
 
 // interfaceOf is the interface of that index as x/net takes it, which asks

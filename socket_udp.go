@@ -17,21 +17,22 @@ import (
 // for each system call, on every system. Where there is something faster, it
 // is built on top of this one (accelerate).
 type udpSocket struct {
-	conn   *net.UDPConn
-	raw    syscall.RawConn
-	max    int                            // MaxDatagram
-	local  atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
-	peer   atomic.Pointer[netip.AddrPort] // nil: not connected
-	dialed bool                           // net connected it, and refuses addresses on writes
-	is6    bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
-	ip4    bool                           // can send to IPv4
-	bound  netip.Addr                     // the one address that it is bound to; zero: all
-	drops  dropCount
-	zones  zoneCache // of the Conn's goroutine, like all from here on
-	drains bool
-	buf    []byte
-	oob    []byte
-	ds     [1]Datagram
+	conn     *net.UDPConn
+	raw      syscall.RawConn
+	max      int                            // MaxDatagram
+	local    atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
+	peer     atomic.Pointer[netip.AddrPort] // nil: not connected
+	dialed   bool                           // net connected it, and refuses addresses on writes
+	is6      bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
+	ip4      bool                           // can send to IPv4
+	bound    netip.Addr                     // the one address that it is bound to; zero: all
+	drops    dropCount
+	groupsBy atomic.Int64 // setMulticastInterface
+	zones    zoneCache    // of the Conn's goroutine, like all from here on
+	drains   bool
+	buf      []byte
+	oob      []byte
+	ds       [1]Datagram
 }
 
 func newUDPSocket(conn *net.UDPConn, maxDatagram int) (*udpSocket, error) {
