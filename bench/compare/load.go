@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 	"unsafe"
@@ -279,39 +280,45 @@ func fillPayload(b *[echoSize]byte, serial uint64) {
 // pingPong sends a datagram, waits for its echo, and so on, and returns how
 // long each took.
 func pingPong(fd int, d time.Duration) ([]time.Duration, error) {
+	tv := unix.NsecToTimeval(wait.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return nil, err
+	}
 	var out [echoSize]byte
 	times := make([]time.Duration, 0, 1<<20)
-	lost := 0
 	start := time.Now()
 	for now, end := start, start.Add(d); now.Before(end) && len(times) < cap(times); {
 		fillPayload(&out, uint64(now.UnixNano()))
 		unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&out)), echoSize, 0, 0, 0)
-		ok, err := await(fd, &out)
+		ok, err := await(fd, &out, now.Add(stale))
 		if err != nil {
 			return nil, err
 		}
 		t := time.Now()
 		if ok {
 			times = append(times, t.Sub(now))
-		} else if lost++; lost > 10 {
-			return nil, errors.New("the server does not answer")
 		}
 		now = t
+	}
+	if len(times) == 0 {
+		return nil, errors.New("not one round trip")
 	}
 	return times, nil
 }
 
 // await returns whether the echo came in time. One of an earlier datagram,
 // that was given up, is passed over.
-func await(fd int, out *[echoSize]byte) (bool, error) {
+func await(fd int, out *[echoSize]byte, deadline time.Time) (bool, error) {
 	var in, want [echoSize]byte
 	for {
 		n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&in)), echoSize, 0, 0, 0)
 		switch {
-		case e == unix.EINTR: // a signal of the runtime's
+		case e == unix.EAGAIN || e == unix.EINTR: // a signal of the runtime's, that wants this thread
+			if time.Now().After(deadline) {
+				return false, nil
+			}
+			runtime.Gosched()
 			continue
-		case e == unix.EAGAIN:
-			return false, nil
 		case e != 0:
 			return false, e
 		}

@@ -243,17 +243,10 @@ func (c *comparison) latency(p *process) (float64, string, error) {
 		return 0, "", err
 	}
 	defer unix.Close(fd)
-	tv := unix.NsecToTimeval(stale.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
-		return 0, "", err
-	}
 	if _, err := pingPong(fd, c.round/8); err != nil {
 		return 0, "", err
 	}
 	times, err := pingPong(fd, c.round)
-	if err == nil && len(times) == 0 {
-		err = errors.New("not one round trip")
-	}
 	if err != nil {
 		return 0, "", err
 	}

@@ -17,7 +17,9 @@ const (
 	twisted      = "Python Twisted"
 )
 
-var peers = []struct{ name, language, kind string }{
+type peer struct{ name, language, kind string }
+
+var peers = []peer{
 	{udpBatch, "Go", "batch"},
 	{udpSimple, "Go", "simple"},
 	{udpNoOffload, "Go", "nooffload"},

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/xml"
+	"io"
+	"strings"
+	"testing"
+)
+
+func TestNumber(t *testing.T) {
+	for v, want := range map[float64]string{0: "0", 0.744: "0.744", 1.2345: "1.23", 45.67: "45.7", 999: "999", 1234: "1234", 45678: "45.7 k", 2345678: "2.35 M"} {
+		if got := number(v); got != want {
+			t.Errorf("number(%v) = %q, want %q", v, got, want)
+		}
+	}
+}
+
+func sampleResults() results {
+	r := results{}
+	for i := range 3 {
+		f := float64(1 + i)
+		r.add("echo", udpBatch, 300e3*f)
+		r.add("echo", netLoop, 100e3*f)
+		r.add("idle", udpSimple, 4)
+	}
+	return r
+}
+
+func TestGoalTable(t *testing.T) {
+	var b strings.Builder
+	goalTable(sampleResults(), map[string]float64{udpBatch: 0.0001, udpSimple: 1.5}).markdown(&b)
+	for _, want := range []string{
+		"| echo, 64 flows, 8 in flight, 64 B | udp, HandleBatch | net | 3 | 3 to 3 | 1.8 | 2.5 | aim |",
+		"| Go memory of an idle socket | udp, HandleDatagram | - (KiB) | 4 | 4 to 4 | ≤ 5 | ≤ 3 | floor |",
+		"| 1.5 | 1.5 to 1.5 | ≤ 0 | ≤ 0 | below |",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no line %q in\n%s", want, &b)
+		}
+	}
+	if n := strings.Count(b.String(), "\n| "); n != 4 {
+		t.Errorf("%d lines, want a header and what was measured:\n%s", n, &b)
+	}
+}
+
+func TestFigureTable(t *testing.T) {
+	var b strings.Builder
+	figureTable(sampleResults()).text(&b)
+	if want := "600 k   300 k to 900 k"; !strings.Contains(b.String(), want) {
+		t.Errorf("no %q in\n%s", want, &b)
+	}
+}
+
+func TestChartIsXML(t *testing.T) {
+	s := chart(sampleResults())
+	for d := xml.NewDecoder(strings.NewReader(s)); ; {
+		_, err := d.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, s)
+		}
+	}
+	if n := strings.Count(s, "<rect "); n != 2 {
+		t.Errorf("%d bars, want 2", n)
+	}
+}
