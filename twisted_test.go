@@ -197,16 +197,18 @@ func TestTwistedShutdownFromDatagramReceived(t *testing.T) {
 var twistedGroup = netip.MustParseAddr("225.0.0.250")
 
 func TestTwistedTTL(t *testing.T) {
-	server, client := multicastPair(t)
-	for _, c := range []*udp.Conn{client, server} {
-		if ttl, err := c.MulticastTTL(); err != nil || ttl != 1 {
-			t.Errorf("MulticastTTL = %d, %v; want 1", ttl, err)
-		}
-		if err := c.SetMulticastTTL(2); err != nil {
-			t.Error(err)
-		}
-		if ttl, err := c.MulticastTTL(); err != nil || ttl != 2 {
-			t.Errorf("MulticastTTL = %d, %v; want 2", ttl, err)
+	for _, network := range []string{"udp4", "udp"} {
+		server, client := multicastPair(t, network)
+		for _, c := range []*udp.Conn{client, server} {
+			if ttl, err := c.MulticastTTL(); err != nil || ttl != 1 {
+				t.Errorf("%s: MulticastTTL = %d, %v; want 1", network, ttl, err)
+			}
+			if err := c.SetMulticastTTL(2); err != nil {
+				t.Error(err)
+			}
+			if ttl, err := c.MulticastTTL(); err != nil || ttl != 2 {
+				t.Errorf("%s: MulticastTTL = %d, %v; want 2", network, ttl, err)
+			}
 		}
 	}
 }
@@ -236,22 +238,24 @@ func TestTwistedLoopback(t *testing.T) {
 
 func TestTwistedInterface(t *testing.T) {
 	lo := loopbackInterface(t)
-	server, client := multicastPair(t)
-	for _, c := range []*udp.Conn{client, server} {
-		if ifi, err := c.MulticastInterface(); err != nil || ifi != nil {
-			t.Errorf("MulticastInterface = %v, %v; want the system's choice", ifi, err)
-		}
-		if err := c.SetMulticastInterface(lo); err != nil {
-			t.Error(err)
-		}
-		if ifi, err := c.MulticastInterface(); err != nil || ifi == nil || ifi.Index != lo.Index {
-			t.Errorf("MulticastInterface = %v, %v; want %v", ifi, err, lo)
+	for _, network := range []string{"udp4", "udp"} {
+		server, client := multicastPair(t, network)
+		for _, c := range []*udp.Conn{client, server} {
+			if ifi, err := c.MulticastInterface(); err != nil || ifi != nil {
+				t.Errorf("%s: MulticastInterface = %v, %v; want the system's choice", network, ifi, err)
+			}
+			if err := c.SetMulticastInterface(lo); err != nil {
+				t.Error(err)
+			}
+			if ifi, err := c.MulticastInterface(); err != nil || ifi == nil || ifi.Index != lo.Index {
+				t.Errorf("%s: MulticastInterface = %v, %v; want %v", network, ifi, err, lo)
+			}
 		}
 	}
 }
 
 func TestTwistedJoinLeave(t *testing.T) {
-	server, client := multicastPair(t)
+	server, client := multicastPair(t, "udp4")
 	g := udp.Group{Addr: twistedGroup, Interface: loopbackInterface(t)}
 	for _, c := range []*udp.Conn{client, server} {
 		if err := c.Join(g); err != nil {
@@ -270,7 +274,7 @@ func TestTwistedJoinLeave(t *testing.T) {
 }
 
 func TestTwistedJoinFailure(t *testing.T) {
-	_, client := multicastPair(t)
+	_, client := multicastPair(t, "udp4")
 	g := udp.Group{Addr: netip.MustParseAddr("127.0.0.1"), Interface: loopbackInterface(t)}
 	var op *net.OpError
 	if err := client.Join(g); !errors.As(err, &op) {
@@ -639,11 +643,13 @@ func deadAddr(t *testing.T) netip.AddrPort {
 	return c.LocalAddr()
 }
 
-// multicastOn listens and sends by the loopback interface.
+// multicastOn listens for IPv4, as Twisted does, and sends by the loopback
+// interface.
 func multicastOn(t *testing.T, address string, h udp.Handler, groups ...udp.Group) (*udp.Conn, *net.Interface) {
 	t.Helper()
 	lo := loopbackInterface(t)
-	c, err := udp.ListenMulticast(address, h, groups...)
+	lc := udp.ListenConfig{Network: "udp4"}
+	c, err := lc.ListenMulticast(t.Context(), address, h, groups...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -656,11 +662,12 @@ func multicastOn(t *testing.T, address string, h udp.Handler, groups ...udp.Grou
 
 // multicastPair returns what Twisted's tests of multicast start from: a
 // client that is connected to a server.
-func multicastPair(t *testing.T) (server, client *udp.Conn) {
+func multicastPair(t *testing.T, network string) (server, client *udp.Conn) {
 	t.Helper()
+	lc := udp.ListenConfig{Network: network}
 	for _, c := range []**udp.Conn{&server, &client} {
 		var err error
-		if *c, err = udp.ListenMulticast(":0", nil); err != nil {
+		if *c, err = lc.ListenMulticast(t.Context(), ":0", nil); err != nil {
 			t.Fatal(err)
 		}
 		closeAfter(t, *c)
