@@ -133,8 +133,9 @@ one datagram of a WriteBatch, and a zone (ff02::fb%eth0) within the address.
 
 Which port to bind. The port that the group's senders send to, with no host:
 ":8005". On Linux and BSD a socket that is bound to one of the host's own
-addresses gets no multicast at all. Use "udp4" as the network for IPv4 groups:
-beside Linux, few systems let a socket for both families join one.
+addresses gets no multicast at all. Off Linux, a socket for both families
+cannot join IPv4 groups: ListenMulticast opens one for IPv4 alone where all
+its groups are, and a program that calls Join opens its Conn with "udp4".
 
 Why a shared port shares unicast. All sockets on a port get a group's
 datagrams, each its own copy. A datagram to the host's own address goes to one
@@ -302,11 +303,12 @@ ever: reply to requests, not to replies.
 A connected socket only filters by address, which can be forged too. Secrets
 and decisions need authentication in the payload, as DTLS and QUIC have it.
 
-Nobody else can bind a port that Listen holds. ListenMulticast turns on address
-reuse, as sharing a group's port needs it: another program can then bind the
-same port, and take the unicast datagrams that come there. With ReusePort, on
-Linux, only programs of the same user share the port. Take nothing secret by
-unicast on a shared port.
+On Linux nobody else can bind a port that Listen holds; Windows allows it to a
+program that asks for address reuse. ListenMulticast turns address reuse on, as
+sharing a group's port needs it: another program can then bind the same port,
+and take the unicast datagrams that come there. With ReusePort, on Linux, only
+programs of the same user share the port. Take nothing that matters by unicast
+on a shared port.
 
 Everything is parsed with its length checked, and a flood costs no memory that
 stays: what does not fit into the socket's buffer is dropped by the kernel.

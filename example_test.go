@@ -169,10 +169,7 @@ func loopback() *net.Interface {
 func ExampleListenMulticast() {
 	group := udp.Group{Addr: netip.MustParseAddr("239.255.0.5"), Interface: loopback()}
 
-	// An IPv4 group on an IPv4 socket: not every system joins one on a socket
-	// that speaks both.
-	lc := udp.ListenConfig{Network: "udp4"}
-	server, err := lc.ListenMulticast(context.Background(), ":0", udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) {
+	server, err := udp.ListenMulticast(":0", udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) {
 		fmt.Printf("the server received %q\n", d.Payload)
 		c.Reply(d, []byte("Server: Pong")) // to the client, not to the group
 	}), group)

@@ -41,15 +41,9 @@ func run(group netip.AddrPort, ifname string) error {
 	if err != nil {
 		return err
 	}
-	// One family is enough, and not every system lets a socket that speaks
-	// both join an IPv4 group.
-	lc := udp.ListenConfig{Network: "udp4"}
-	if group.Addr().Is6() {
-		lc.Network = "udp6"
-	}
 	// The port is the group's; the address is left open, as on most systems a
 	// socket that is bound to one of the host's own hears no group.
-	c, err := lc.ListenMulticast(ctx, fmt.Sprintf(":%d", group.Port()), udp.HandlerFunc(pong),
+	c, err := udp.ListenMulticast(fmt.Sprintf(":%d", group.Port()), udp.HandlerFunc(pong),
 		udp.Group{Addr: group.Addr(), Interface: ifi})
 	if err != nil {
 		return err

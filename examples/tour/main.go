@@ -246,8 +246,7 @@ func pingPong(ctx context.Context) error {
 		return err
 	}
 	group := udp.Group{Addr: netip.MustParseAddr("239.255.0.5"), Interface: lo}
-	lc := udp.ListenConfig{Network: "udp4"}
-	server, err := lc.ListenMulticast(ctx, ":0", answer("pong"), group)
+	server, err := udp.ListenMulticast(":0", answer("pong"), group)
 	if err != nil {
 		return err
 	}
