@@ -49,6 +49,9 @@ func chart(res results) string {
 			y += line
 		}
 	}
+	y += line / 2
+	text(0, "", "Bars are medians of all rounds, lines go from the least to the most.")
+	y += line
 	return fmt.Sprintf("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"%s\">\n%s</svg>\n",
 		width, y+line/2, width, y+line/2, grey, b.String())
 }

@@ -2,11 +2,12 @@ package main
 
 import "math"
 
-// The peers, by the names they have in the tables.
+// The peers, by the names they have in the tables. Package udp in batches is
+// HandleBatch and WriteBatch, one by one it is HandleDatagram, Reply and Write.
 const (
-	udpBatch     = "udp, HandleBatch"
-	udpSimple    = "udp, HandleDatagram"
-	udpNoOffload = "udp, NoOffload"
+	udpBatch     = "udp, batches"
+	udpSimple    = "udp, one by one"
+	udpNoOffload = "udp, batches, NoOffload"
 	netLoop      = "net"
 	xnetLoop     = "x/net, batches"
 	cPlain       = "C, one by one"

@@ -140,6 +140,8 @@ static void recv_batch(int fd, int offload) {
 	}
 }
 
+// send_batch sends the same batches as the other peers; with offload each is a
+// message of as many datagrams as fit, and one of the rest.
 static void send_batch(int fd, struct sockaddr_in *to, int offload) {
 	int n = 0, run = offload ? RUN : 1;
 	for (int i = 0; i < BATCH; n++, i += run) {
