@@ -332,15 +332,23 @@ func await(fd int, out *[echoSize]byte, deadline time.Time) (bool, error) {
 	}
 }
 
-// flood sends segmented messages of full size datagrams for that long.
-func flood(fd int, d time.Duration) error {
+// flood sends segmented messages of full size datagrams for that long. With
+// bursts it pauses after some, for longer than any server takes to read them:
+// on the server's core, the server then has them all waiting when it wakes.
+func flood(fd int, d time.Duration, bursts bool) error {
+	const messages, pause = 32, 5 * time.Millisecond
 	b := bytes.Join(payloads(), nil)[:65000/size*size]
 	control := segmentControl(size)
 	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
 	h := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &control[0], Controllen: uint64(len(control))}
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		if _, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), 0); e != 0 && e != unix.EINTR {
-			return e
+		for range messages {
+			if _, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), 0); e != 0 && e != unix.EINTR {
+				return e
+			}
+		}
+		if bursts {
+			time.Sleep(pause)
 		}
 	}
 	return nil

@@ -232,7 +232,7 @@ func (c *comparison) load(r row, port int) (do func(time.Duration) (uint64, erro
 		if err != nil {
 			return nil, nil, err
 		}
-		return func(d time.Duration) (uint64, error) { return 0, flood(fd, d) }, func() { unix.Close(fd) }, nil
+		return func(d time.Duration) (uint64, error) { return 0, flood(fd, d, r.load.bursts) }, func() { unix.Close(fd) }, nil
 	}
 	return func(d time.Duration) (uint64, error) { time.Sleep(d); return 0, nil }, func() {}, nil
 }

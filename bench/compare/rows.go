@@ -48,6 +48,7 @@ type load struct {
 	flows, window int  // echo
 	offload       bool // echo: the clients segment and coalesce
 	latency       bool // echo: measure each round trip
+	bursts        bool // recv: the sender pauses after some
 	oneCore       bool // the load runs on the server's core
 }
 
@@ -88,6 +89,11 @@ var rows = []row{
 	},
 	{
 		id: "receive", title: "receive 1200 B from a sender with GSO", unit: perCPU, role: "recv",
+		peers: []string{udpBatch, udpSimple, udpNoOffload, netLoop, xnetLoop, cPlain, cMmsg, cGSO},
+	},
+	{
+		id: "receive-bursts", title: "the same in bursts, on one core", unit: perCPU, role: "recv",
+		load:  load{bursts: true, oneCore: true},
 		peers: []string{udpBatch, udpSimple, udpNoOffload, netLoop, xnetLoop, cPlain, cMmsg, cGSO},
 	},
 	{

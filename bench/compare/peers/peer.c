@@ -26,7 +26,8 @@
 #define UDP_GRO 104
 #endif
 
-enum { BATCH = 64, SIZE = 1200, BUFFER = 4 << 20, WHOLE = 65536, RUN = 65000 / SIZE };
+enum { BATCH = 64, SIZE = 1200, BUFFER = 4 << 20, WHOLE = 65536, RUN = 65000 / SIZE,
+	BULK = 8 }; // coalesced messages to receive at once, where they are long: what the cache holds
 
 static uint64_t count; // datagrams handled; written by one thread
 
@@ -83,9 +84,9 @@ static void set_segment(struct msghdr *h, int i, uint16_t size) {
 	memcpy(CMSG_DATA(c), &size, sizeof size);
 }
 
-static int receive(int fd, int offload) {
+static int receive(int fd, int slots, int offload) {
 	size_t room = offload ? WHOLE : 2048;
-	for (int i = 0; i < BATCH; i++) {
+	for (int i = 0; i < slots; i++) {
 		struct msghdr *h = &b.msgs[i].msg_hdr;
 		b.iovs[i] = (struct iovec){buffers + i * room, room};
 		*h = (struct msghdr){.msg_name = &b.peers[i], .msg_namelen = sizeof b.peers[i], .msg_iov = &b.iovs[i], .msg_iovlen = 1};
@@ -94,7 +95,7 @@ static int receive(int fd, int offload) {
 			h->msg_controllen = sizeof b.control[i];
 		}
 	}
-	return recvmmsg(fd, b.msgs, BATCH, MSG_WAITFORONE, NULL);
+	return recvmmsg(fd, b.msgs, slots, MSG_WAITFORONE, NULL);
 }
 
 // send_all sends n messages; one that fails costs only itself.
@@ -107,7 +108,7 @@ static void send_all(int fd, int n) {
 
 static void echo_batch(int fd, int offload) {
 	for (;;) {
-		int n = receive(fd, offload);
+		int n = receive(fd, BATCH, offload);
 		if (n < 0)
 			continue;
 		for (int i = 0; i < n; i++) {
@@ -125,7 +126,7 @@ static void echo_batch(int fd, int offload) {
 
 static void recv_batch(int fd, int offload) {
 	for (;;) {
-		int n = receive(fd, offload), good = 0;
+		int n = receive(fd, offload ? BULK : BATCH, offload), good = 0;
 		for (int i = 0; i < n; i++) {
 			size_t len = b.msgs[i].msg_len, size = offload ? segment(&b.msgs[i]) : len;
 			const char *p = b.iovs[i].iov_base;
