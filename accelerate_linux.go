@@ -29,6 +29,7 @@ type fastSocket struct {
 	// Of the Conn's goroutine.
 	receive func(fd uintptr) bool // s.receiveOnce, made once
 	class   int                   // how much to read: an index of readClasses
+	singles int                   // reads in a row that waited for one datagram
 	waited  bool                  // nothing was there when this read began
 	batch   *readBatch            // what is lent to the handler; nil: nothing
 	err     error

@@ -20,6 +20,10 @@ var readClasses = [...]int{1, 8, 64}
 // handler comes to it.
 const enoughBytes = 256 << 10
 
+// manySingles is how many reads of one datagram, that had to be waited for,
+// make a socket ask for one at a time again.
+const manySingles = 16
+
 // slotStride is the distance of buffers. Each holds the longest datagram; the
 // rest keeps their beginnings, which is all that short datagrams touch, from
 // falling into the same lines of the cache.
@@ -116,6 +120,10 @@ func (s *fastSocket) release() {
 func (s *fastSocket) receiveOnce(fd uintptr) bool {
 	b := borrow(s.class)
 	n, errno := b.receive(fd)
+	if errno == unix.EAGAIN && !s.waited {
+		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		n, errno = b.receive(fd)
+	}
 	if errno != 0 {
 		b.giveBack()
 		if errno == unix.EAGAIN {
@@ -186,14 +194,19 @@ func cut(ds []Datagram, payload []byte, segment, limit int, d Datagram) []Datagr
 }
 
 // adapt chooses how much to ask for next: more if there was as much as had
-// room, and it had been there before; less if it was one.
+// room, and it had been there before; one only after a row of reads that found
+// no more than that.
 func (s *fastSocket) adapt(n, bytes int) {
-	switch {
-	case n == 1 && s.class > 0:
+	if n > 1 || !s.waited {
+		s.singles = 0
+	} else if s.singles++; s.singles >= manySingles {
 		s.class = 0
+		return
+	}
+	switch {
 	case n == readClasses[s.class] && (n > 1 || !s.waited) && s.class+1 < len(readClasses) && bytes < enoughBytes/8:
 		s.class++
-	case s.class == 2 && (n <= readClasses[1] || bytes > enoughBytes):
-		s.class = 1
+	case bytes > enoughBytes && s.class > 1:
+		s.class--
 	}
 }
