@@ -142,9 +142,10 @@ func (c *Conn) RemoteAddr() netip.AddrPort {
 // it fails with syscall.ENOTCONN. Otherwise it acts like WriteTo. A refusal is
 // never an error of Write: it is told of a datagram that was sent before.
 func (c *Conn) Write(b []byte) (int, error) {
-	if c.peer.Load() == nil {
+	peer := c.peer.Load()
+	if peer == nil {
 		c.stats.writeErrors.Add(1)
 		return 0, c.opError(opWrite, netip.AddrPort{}, syscall.ENOTCONN)
 	}
-	return c.writeOne(Datagram{Payload: b})
+	return c.writeOne(Datagram{Payload: b, Addr: *peer}, true)
 }

@@ -64,10 +64,14 @@ func cause(err error) error {
 	return err
 }
 
-// opError is opError for an operation of c.
+// opError is opError for an operation of c. Whatever fails after Close fails
+// for that.
 func (c *Conn) opError(op string, addr netip.AddrPort, err error) error {
 	if err == nil {
 		return nil // before LocalAddr: success pays nothing
+	}
+	if c.state.Load() == stateClosed {
+		err = net.ErrClosed
 	}
 	return opError(op, c.LocalAddr(), addr, err)
 }

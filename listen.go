@@ -145,6 +145,9 @@ func newSocket(pc net.PacketConn, lc *ListenConfig) (socket, error) {
 	case nil:
 		return nil, errors.New("nil net.PacketConn")
 	case *net.UDPConn:
+		if pc == nil {
+			return nil, errors.New("nil *net.UDPConn")
+		}
 		s, err := newUDPSocket(pc, lc.MaxDatagram)
 		if err != nil {
 			return nil, err

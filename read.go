@@ -53,7 +53,7 @@ func (c *Conn) loop() {
 			c.err = c.opError(opRead, c.RemoteAddr(), err)
 			break
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.isAwake() {
 			if c.drains {
 				break
 			}
@@ -66,8 +66,8 @@ func (c *Conn) loop() {
 		if err != nil {
 			c.stats.readErrors.Add(1)
 			c.log(slog.LevelWarn, "udp: read failed", "error", err)
-			if c.drains {
-				break
+			if c.state.Load() != stateOpen {
+				break // there is no time left to try again
 			}
 			c.sleep(pause)
 			pause = min(2*pause, lastPause)
@@ -212,6 +212,13 @@ func (c *Conn) wake() error {
 	}
 	c.awake = true
 	return c.sock.setReadDeadline(past)
+}
+
+// isAwake reports whether a deadline that is over is one of wake's.
+func (c *Conn) isAwake() bool {
+	c.wakeMu.Lock()
+	defer c.wakeMu.Unlock()
+	return c.awake
 }
 
 // woken does what wake was called for. From the moment that the Conn drains,

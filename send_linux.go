@@ -192,7 +192,7 @@ func (w *sending) gather() {
 	b, last := w.b, -1
 	for i := range w.ds {
 		d := &w.ds[i]
-		addr, err := w.c.destination(d)
+		addr, err := w.c.destination(d, true)
 		if err != nil {
 			w.fail(i, addr, err)
 			continue
@@ -287,7 +287,7 @@ func appendPayload(iovs []unix.Iovec, p []byte) []unix.Iovec {
 	start := unsafe.SliceData(p)
 	if n := len(iovs); n > 0 {
 		last := &iovs[n-1]
-		if unsafe.Add(unsafe.Pointer(last.Base), last.Len) == unsafe.Pointer(start) {
+		if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(start)) {
 			last.SetLen(int(last.Len) + len(p))
 			return iovs
 		}
@@ -390,7 +390,7 @@ func (w *sending) onebyone(index int, cause error) {
 	sent, offload := 0, m.count > 1 && isOffloadError(cause)
 	for i, left := m.first, m.count; left > 0; i, left = w.b.next[i], left-1 {
 		d := w.ds[i]
-		addr, err := w.c.destination(&d)
+		addr, err := w.c.destination(&d, true)
 		d.Addr = addr
 		switch {
 		case err != nil:

@@ -22,6 +22,7 @@ type udpSocket struct {
 	max      int                            // MaxDatagram
 	local    atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
 	peer     atomic.Pointer[netip.AddrPort] // nil: not connected
+	origin   *net.UDPConn                   // of which conn is a duplicate; nil: it is not
 	dialed   bool                           // net connected it, and refuses addresses on writes
 	is6      bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
 	ip4      bool                           // can send to IPv4
@@ -36,34 +37,62 @@ type udpSocket struct {
 }
 
 func newUDPSocket(conn *net.UDPConn, maxDatagram int) (*udpSocket, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
+	s := &udpSocket{conn: conn, max: maxDatagram}
+	if netConnected(conn) {
+		if dup, err := duplicate(conn); err == nil {
+			s.conn, s.origin = dup, conn
+		} else {
+			s.dialed = true
+		}
 	}
-	local, ok := addrPortOf(conn.LocalAddr())
+	err := s.open()
+	if err != nil && s.origin != nil {
+		s.conn.Close()
+	}
+	return s, err
+}
+
+func (s *udpSocket) open() (err error) {
+	if s.raw, err = s.conn.SyscallConn(); err != nil {
+		return err
+	}
+	local, ok := addrPortOf(s.conn.LocalAddr())
 	if !ok {
-		return nil, net.ErrClosed
+		return net.ErrClosed
 	}
-	s := &udpSocket{conn: conn, raw: raw, max: maxDatagram}
 	// An IPv4 socket has IPv4 addresses, anything else is an IPv6 socket.
 	s.is6 = !local.Addr().Is4()
-	s.ip4 = !s.is6 || local.Addr().Is4In6() || local.Addr().IsUnspecified() && !onlyIPv6(raw)
+	s.ip4 = !s.is6 || local.Addr().Is4In6() || local.Addr().IsUnspecified() && !onlyIPv6(s.raw)
 	s.setLocal(unmap(local))
-	if peer, ok := addrPortOf(conn.RemoteAddr()); ok {
+	if peer, ok := addrPortOf(s.conn.RemoteAddr()); ok {
 		peer = unmap(peer)
 		s.peer.Store(&peer)
-		s.dialed = netConnected(conn)
 	} else if !local.Addr().IsUnspecified() {
 		s.bound = unmap(local).Addr()
 	}
 	if err := s.askForControl(); err != nil {
-		return nil, err
+		return err
 	}
 	if !s.bound.IsValid() {
-		ownGroupsOnly(raw, s.is6)
+		ownGroupsOnly(s.raw, s.is6)
 	}
 	s.drops.start(s)
-	return s, nil
+	return nil
+}
+
+// duplicate returns the same socket by another descriptor, which net does not
+// take for connected, even though it is.
+func duplicate(conn *net.UDPConn) (*net.UDPConn, error) {
+	f, err := conn.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	pc, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return pc.(*net.UDPConn), nil
 }
 
 // netConnected reports whether the package net takes conn for connected: a
@@ -109,6 +138,9 @@ func (s *udpSocket) syscallConn() (syscall.RawConn, error) { return s.conn.Sysca
 
 func (s *udpSocket) close() error {
 	s.drops.read(s) // for Stats after this
+	if s.origin != nil {
+		s.origin.Close()
+	}
 	return s.conn.Close()
 }
 

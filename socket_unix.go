@@ -22,6 +22,8 @@ func connectSocket(raw syscall.RawConn, local, old, peer netip.AddrPort, is6 boo
 			}
 		}
 		if err = unix.Connect(int(fd), sockaddr(peer, is6)); err != nil {
+			// Linux has bound the socket to the zone already.
+			dissolve(int(fd), local, is6)
 			if old.IsValid() {
 				unix.Connect(int(fd), sockaddr(old, is6))
 			}

@@ -154,6 +154,9 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 	if c.config.MaxDatagram == 0 {
 		c.config.MaxDatagram = readBuffer - 1
 	}
+	if err := lc.setBuffers(pc); err != nil {
+		return nil, err
+	}
 	var err error
 	if c.sock, err = newSocket(pc, &c.config); err != nil {
 		return nil, err
@@ -164,9 +167,6 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 			peer = unmap(peer)
 			c.peer.Store(&peer)
 		}
-	}
-	if err := lc.setBuffers(pc); err != nil {
-		return nil, err
 	}
 	return c, nil
 }

@@ -16,7 +16,7 @@ import (
 // net.ErrWriteToConnected for any other; a payload that is too long for UDP
 // or the path fails with syscall.EMSGSIZE.
 func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
-	return c.writeOne(Datagram{Payload: b, Addr: addr})
+	return c.writeOne(Datagram{Payload: b, Addr: addr}, false)
 }
 
 // Reply sends b to where d came from, from the address that d was sent to. If
@@ -24,7 +24,7 @@ func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
 // interface that d came in by. Otherwise Reply acts like WriteTo.
 func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
 	d.Payload = b
-	return c.writeOne(d)
+	return c.writeOne(d, false)
 }
 
 // WriteBatch sends ds with as few system calls as the system allows.
@@ -41,7 +41,7 @@ func (c *Conn) WriteBatch(ds []Datagram) (n int, err error) {
 		return b.writeBatch(c, ds)
 	}
 	for i := range ds {
-		if _, e := c.writeOne(ds[i]); e == nil {
+		if _, e := c.writeOne(ds[i], true); e == nil {
 			n++
 		} else if err == nil {
 			err = e
@@ -50,8 +50,8 @@ func (c *Conn) WriteBatch(ds []Datagram) (n int, err error) {
 	return n, err
 }
 
-func (c *Conn) writeOne(d Datagram) (int, error) {
-	addr, err := c.destination(&d)
+func (c *Conn) writeOne(d Datagram, implied bool) (int, error) {
+	addr, err := c.destination(&d, implied)
 	d.Addr = addr
 	if err == nil {
 		err = c.send(d)
@@ -63,17 +63,22 @@ func (c *Conn) writeOne(d Datagram) (int, error) {
 	return len(d.Payload), nil
 }
 
-// destination returns where d is to go, or why it cannot go there.
-func (c *Conn) destination(d *Datagram) (netip.AddrPort, error) {
+// destination returns where d is to go, or why it cannot go there. If implied,
+// no address is the peer's.
+func (c *Conn) destination(d *Datagram, implied bool) (netip.AddrPort, error) {
 	addr := unmap(d.Addr)
-	if peer := c.peer.Load(); peer != nil {
-		if addr == *peer || !d.Addr.IsValid() || samePeer(addr, *peer) {
-			return *peer, nil
+	switch peer := c.peer.Load(); {
+	case peer == nil:
+		if err := c.checkAddr(addr); err != nil {
+			return addr, err
 		}
+	case addr == *peer:
+	case implied && !addr.IsValid() || samePeer(addr, *peer):
+		addr = *peer
+	case !addr.IsValid():
+		return addr, c.checkAddr(addr)
+	default:
 		return addr, net.ErrWriteToConnected
-	}
-	if err := c.checkAddr(addr); err != nil {
-		return addr, err
 	}
 	if d.Local.IsValid() && d.Local.Unmap().Is4() != addr.Addr().Is4() {
 		return addr, &net.AddrError{Err: "source of another family than the destination", Addr: d.Local.String()}
