@@ -91,9 +91,14 @@ func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h H
 // zones.
 type membership struct {
 	group, source netip.Addr
-	index         int // of the interface; zero: the system's choice
-	ifi           *net.Interface
+	index         int            // of the interface; zero: the one that the system chooses, or has chosen without saying
+	ifi           *net.Interface // nil: the system's choice
+	all           bool           // of a JoinAll
 	blocked       []netip.Addr
+}
+
+func (m membership) String() string {
+	return Group{Addr: m.group, Source: m.source, Interface: m.ifi}.String()
 }
 
 // membership checks what g says.
@@ -158,10 +163,15 @@ func (c *Conn) memberOf(d *Datagram) bool {
 }
 
 // find returns the place in the memberships of the one for the same group,
-// interface and source as m, and -1 if there is none.
+// interface and source as m, and -1 if there is none. Where m leaves the
+// interface to the system, so did that one.
 func (c *Conn) find(m membership) int {
 	return slices.IndexFunc(c.memberships(), func(have membership) bool {
-		return have.group == m.group && have.index == m.index && have.source == m.source
+		same := have.index == m.index && have.ifi != nil
+		if m.ifi == nil {
+			same = have.ifi == nil
+		}
+		return same && have.group == m.group && have.source == m.source
 	})
 }
 
@@ -170,6 +180,9 @@ func (c *Conn) group(op string, g Group, change func(multicaster, membership) er
 	c.configure.Lock()
 	defer c.configure.Unlock()
 	m, err := g.membership()
+	if c.state.Load() == stateClosed {
+		err = net.ErrClosed
+	}
 	if err == nil {
 		err = c.checkAddr(netip.AddrPortFrom(m.group, 1))
 	}
@@ -200,24 +213,72 @@ func (c *Conn) Join(g Group) error {
 	return c.group(opJoin, g, func(mc multicaster, m membership) error {
 		for _, have := range c.memberships() {
 			switch {
-			case have.group != m.group || have.index != m.index:
+			case have.group != m.group:
+			case m.ifi == nil && have.all:
+				return errJoined()
+			case (have.ifi == nil) != (m.ifi == nil) || m.ifi != nil && have.index != m.index:
 			case have.source == m.source:
-				return fmt.Errorf("joined already: %w", syscall.EADDRINUSE)
+				return errJoined()
 			case !have.source.IsValid() || !m.source.IsValid():
 				return fmt.Errorf("joined already, and not for the same kind of sources: %w", syscall.EINVAL)
 			}
 		}
-		if err := mc.join(m.group, m.source, m.index); err != nil {
-			return limit(err)
-		}
-		c.setMemberships(append(slices.Clone(c.memberships()), m))
-		return nil
+		return c.join(mc, m)
 	})
+}
+
+// join adds m to the memberships of the socket and of the Conn.
+func (c *Conn) join(mc multicaster, m membership) error {
+	if i := c.findAny(m.group); m.ifi == nil && i >= 0 {
+		m.index = c.memberships()[i].index // another source, where the first one is
+	}
+	if err := mc.join(m.group, m.source, m.index); err != nil {
+		return limit(err)
+	}
+	if m.index == 0 {
+		m.index = c.chosen(mc, m.group)
+	}
+	c.setMemberships(append(slices.Clone(c.memberships()), m))
+	return nil
+}
+
+// findAny returns the place in the memberships of the first one of group for
+// which the system has chosen the interface, and -1 if there is none.
+func (c *Conn) findAny(group netip.Addr) int {
+	return slices.IndexFunc(c.memberships(), func(have membership) bool {
+		return have.ifi == nil && have.group == group
+	})
+}
+
+// chosen returns the index of the interface that the system has chosen for
+// group, and 0 if it does not tell. Filtering by interface, and leaving after
+// the routes have changed, need it.
+func (c *Conn) chosen(mc multicaster, group netip.Addr) int {
+	asked, ok := mc.(interface {
+		interfaceLister
+		memberAt(group netip.Addr, index int) bool
+	})
+	if !ok {
+		return 0
+	}
+	ifis, _ := asked.interfaces()
+	for _, ifi := range ifis {
+		if !c.joinedOn(group, ifi.Index) && asked.memberAt(group, ifi.Index) {
+			return ifi.Index
+		}
+	}
+	return 0
+}
+
+// isLimit reports whether err says that there are no more memberships.
+func isLimit(err error) bool {
+	errno := errnoOf(err)
+	return errno == syscall.ENOBUFS || errno == syscall.ENOMEM
 }
 
 // limit names the limit that a membership ran into.
 func limit(err error) error {
-	if errnoOf(err) == syscall.ENOBUFS {
+	if isLimit(err) {
 		return fmt.Errorf("as many memberships as the system allows (Linux: net.ipv4.igmp_max_memberships, igmp_max_msf; net.core.optmem_max): %w", err)
 	}
 	return err
@@ -227,14 +288,22 @@ func limit(err error) error {
 // does not exist is an error (syscall.EADDRNOTAVAIL).
 func (c *Conn) Leave(g Group) error {
 	return c.group(opLeave, g, func(mc multicaster, m membership) error {
+		e := c.everywhere(m.group)
+		if e != nil && m.ifi == nil && !m.source.IsValid() {
+			c.leaveAll(mc, e)
+			return nil
+		}
 		i := c.find(m)
 		if i < 0 {
 			return errNotJoined()
 		}
-		if err := mc.leave(m.group, m.source, m.index); err != nil {
+		if err := mc.leave(m.group, m.source, c.memberships()[i].index); err != nil {
 			return err
 		}
 		c.setMemberships(slices.Delete(slices.Clone(c.memberships()), i, i+1))
+		if e != nil {
+			e.left[m.index] = true
+		}
 		return nil
 	})
 }
@@ -242,15 +311,11 @@ func (c *Conn) Leave(g Group) error {
 func errNotJoined() error { return fmt.Errorf("not joined: %w", syscall.EADDRNOTAVAIL) }
 
 // Block keeps out what g.Source sends to a group that is joined for any
-// source (RFC 3678). To block it twice is an error (syscall.EADDRINUSE).
+// source (RFC 3678); without an Interface, also to one of JoinAll. To block it
+// twice is an error (syscall.EADDRINUSE).
 func (c *Conn) Block(g Group) error {
 	return c.group(opBlock, g, func(mc multicaster, m membership) error {
-		return c.filter(mc.block, m, func(blocked []netip.Addr, i int) ([]netip.Addr, error) {
-			if i >= 0 {
-				return nil, fmt.Errorf("blocked already: %w", syscall.EADDRINUSE)
-			}
-			return append(blocked, m.source), nil
-		})
+		return c.filter(mc.block, m, addBlocked)
 	})
 }
 
@@ -258,23 +323,35 @@ func (c *Conn) Block(g Group) error {
 // an error (syscall.EADDRNOTAVAIL).
 func (c *Conn) Unblock(g Group) error {
 	return c.group(opUnblock, g, func(mc multicaster, m membership) error {
-		return c.filter(mc.unblock, m, func(blocked []netip.Addr, i int) ([]netip.Addr, error) {
-			if i < 0 {
-				return nil, fmt.Errorf("not blocked: %w", syscall.EADDRNOTAVAIL)
-			}
-			return slices.Delete(blocked, i, i+1), nil
-		})
+		return c.filter(mc.unblock, m, deleteBlocked)
 	})
 }
 
-// filter changes who is blocked in the membership of m for any source: edit
-// gets a copy of the list and the place of m.source in it, and system does the
-// same to the socket.
+func addBlocked(blocked []netip.Addr, source netip.Addr) ([]netip.Addr, error) {
+	if slices.Contains(blocked, source) {
+		return nil, fmt.Errorf("blocked already: %w", syscall.EADDRINUSE)
+	}
+	return append(slices.Clone(blocked), source), nil
+}
+
+func deleteBlocked(blocked []netip.Addr, source netip.Addr) ([]netip.Addr, error) {
+	i := slices.Index(blocked, source)
+	if i < 0 {
+		return nil, fmt.Errorf("not blocked: %w", syscall.EADDRNOTAVAIL)
+	}
+	return slices.Delete(slices.Clone(blocked), i, i+1), nil
+}
+
+// filter changes by edit whether m.source is blocked in the group of m, which
+// is joined for any source, and by system does the same to the socket.
 func (c *Conn) filter(system func(group, source netip.Addr, index int) error, m membership,
-	edit func(blocked []netip.Addr, i int) ([]netip.Addr, error)) error {
+	edit func([]netip.Addr, netip.Addr) ([]netip.Addr, error)) error {
 	source := m.source
 	if !source.IsValid() {
 		return &net.AddrError{Err: "missing source"}
+	}
+	if e := c.everywhere(m.group); e != nil && m.ifi == nil {
+		return c.filterAll(system, e, source, edit)
 	}
 	m.source = netip.Addr{}
 	at := c.find(m)
@@ -282,11 +359,11 @@ func (c *Conn) filter(system func(group, source netip.Addr, index int) error, m 
 		return errNotJoined()
 	}
 	ms := slices.Clone(c.memberships())
-	blocked, err := edit(slices.Clone(ms[at].blocked), slices.Index(ms[at].blocked, source))
+	blocked, err := edit(ms[at].blocked, source)
 	if err != nil {
 		return err
 	}
-	if err := system(m.group, source, m.index); err != nil {
+	if err := system(m.group, source, ms[at].index); err != nil {
 		return limit(err)
 	}
 	ms[at].blocked = blocked
@@ -295,13 +372,35 @@ func (c *Conn) filter(system func(group, source netip.Addr, index int) error, m 
 }
 
 // Groups returns the memberships that the Conn has now, each with its
-// interface where one was chosen.
+// interface where one was chosen. Those on interfaces that have gone are not
+// among them.
 func (c *Conn) Groups() []Group {
+	if c.state.Load() == stateClosed {
+		return nil
+	}
 	var groups []Group
+	ifis, known := c.interfaces()
 	for _, m := range c.memberships() {
+		i := slices.IndexFunc(ifis, func(ifi net.Interface) bool { return ifi.Index == m.index })
+		switch {
+		case i >= 0 && m.all:
+			m.ifi = &ifis[i] // as it is named now
+		case i < 0 && known && m.index != 0:
+			continue
+		}
 		groups = append(groups, Group{Addr: m.group, Source: m.source, Interface: m.ifi})
 	}
 	return groups
+}
+
+// interfaces returns those that the host has now, if the socket is the
+// system's, and it is a member of anything.
+func (c *Conn) interfaces() (ifis []net.Interface, known bool) {
+	if lister, ok := c.sock.(interfaceLister); ok && len(c.memberships()) > 0 {
+		ifis, err := lister.interfaces()
+		return ifis, err == nil
+	}
+	return nil, false
 }
 
 // option runs f with the socket, if it knows multicast.

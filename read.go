@@ -35,7 +35,7 @@ const (
 // loop is the goroutine of a Conn: it reads, and calls the handler, until the
 // socket is closed or drained.
 func (c *Conn) loop() {
-	defer close(c.done)
+	defer c.finish()
 	defer c.end()
 	pause := firstPause
 	for {

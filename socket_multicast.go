@@ -30,6 +30,8 @@ func (s *udpSocket) groups(group netip.Addr) (groupSocket, error) {
 	return ipv4.NewPacketConn(s.conn), nil
 }
 
+func (s *udpSocket) interfaces() ([]net.Interface, error) { return net.Interfaces() }
+
 func (s *udpSocket) join(group, source netip.Addr, index int) error {
 	p, err := s.groups(group)
 	if err != nil {

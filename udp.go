@@ -71,6 +71,7 @@ type Conn struct {
 	configure sync.Mutex                     // one Connect, Disconnect, Join or the like at a time
 	peer      atomic.Pointer[netip.AddrPort] // nil: not connected
 	members   atomic.Pointer[[]membership]   // nil: no groups
+	follow    follower                       // for JoinAll
 
 	state    atomic.Int32  // stateOpen and on; only grows
 	stopping chan struct{} // closed when state leaves stateOpen
@@ -178,8 +179,7 @@ func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 	started := false
 	defer func() {
 		if !started {
-			c.Close()
-			close(c.done)
+			c.finish()
 		}
 	}()
 	if prepare != nil {
@@ -195,6 +195,17 @@ func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 	c.log(slog.LevelInfo, "udp: listening")
 	go c.loop()
 	return c, nil
+}
+
+// finish closes the Conn and waits for what JoinAll has started, the last of
+// its goroutines but for the caller.
+func (c *Conn) finish() {
+	c.Close()
+	c.configure.Lock() // after a JoinAll that may still start it
+	c.follow.groups = nil
+	c.configure.Unlock()
+	c.follow.ended.Wait()
+	close(c.done)
 }
 
 // LocalAddr returns the address that the socket is bound to. Connecting a
