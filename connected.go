@@ -121,8 +121,9 @@ func (c *Conn) Disconnect() error {
 
 // takePending notes a report that belongs to the peer so far.
 func (c *Conn) takePending(k connector) {
+	c.lookForReports()
 	peer := c.RemoteAddr()
-	if !peer.IsValid() {
+	if !peer.IsValid() || c.reporter != nil {
 		return
 	}
 	if errno := k.pending(); isReport(errno) {

@@ -8,7 +8,9 @@ import (
 )
 
 // An Undelivered is one report of the network that a datagram did not arrive
-// (ICMP: RFC 792, RFC 4443).
+// (ICMP: RFC 792, RFC 4443). On Linux every Conn whose Handler has
+// HandleUndelivered is told what the system hears; elsewhere only a connected
+// Conn, with its peer for Addr, and neither Offender nor MTU.
 type Undelivered struct {
 	Addr     netip.AddrPort // where the datagram was going; zero if unknown
 	Offender netip.Addr     // who reported it, if known: a router, or the peer

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -171,12 +173,48 @@ func (lc *ListenConfig) setBuffers(pc net.PacketConn) error {
 		return fmt.Errorf("buffer sizes of a %T: %w", pc, errors.ErrUnsupported)
 	}
 	if lc.ReadBuffer != 0 {
-		if err := b.SetReadBuffer(lc.ReadBuffer); err != nil {
+		if err := b.SetReadBuffer(min(lc.ReadBuffer, math.MaxInt32)); err != nil {
 			return err
 		}
 	}
 	if lc.WriteBuffer != 0 {
-		return b.SetWriteBuffer(lc.WriteBuffer)
+		return b.SetWriteBuffer(min(lc.WriteBuffer, math.MaxInt32))
 	}
 	return nil
+}
+
+// A bufferKind is one of the two buffers of a socket, with the name of the
+// setting that limits it and the system's options for it.
+type bufferKind struct {
+	name, limit   string
+	option, force int
+}
+
+// checkBuffers says so if the system made less of a size than was asked for.
+func (c *Conn) checkBuffers() {
+	raw, err := c.sock.syscallConn()
+	if err != nil {
+		return
+	}
+	check := func(kind bufferKind, asked int) {
+		if asked == 0 {
+			return
+		}
+		if size := grantedSize(raw, kind, asked); size < asked {
+			c.log(slog.LevelWarn, "udp: buffer clamped", "buffer", kind.name, "asked", asked, "size", size, "limit", kind.limit)
+		}
+	}
+	check(receiveBuffer, c.config.ReadBuffer)
+	check(sendBuffer, c.config.WriteBuffer)
+}
+
+// mayWait returns how many bytes can be waiting in the socket.
+func (c *Conn) mayWait() int {
+	size := max(c.config.ReadBuffer, 1<<20)
+	if raw, err := c.sock.syscallConn(); err == nil {
+		if n := bufferSize(raw, receiveBuffer); n > 0 {
+			size = n
+		}
+	}
+	return size + readBuffer // one more is let in while there is any room
 }

@@ -37,43 +37,102 @@ const (
 func (c *Conn) loop() {
 	defer c.finish()
 	defer c.end()
-	pause := firstPause
-	for {
+	for pause := firstPause; ; {
 		ds, err := c.sock.read()
 		if err == nil {
 			pause = firstPause
+			c.spend(ds)
 			c.deliver(ds)
 			c.sock.release()
-			continue
-		}
-		if c.state.Load() == stateClosed {
-			break
-		}
-		if errors.Is(err, net.ErrClosed) { // by somebody else
-			c.err = c.opError(opRead, c.RemoteAddr(), err)
-			break
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && c.isAwake() {
+		} else if c.drains && errors.Is(err, os.ErrDeadlineExceeded) {
+			break // nothing waits any more
+		} else if err = c.outlive(err); err != nil {
+			if c.state.Load() == stateClosed {
+				break
+			}
+			if errors.Is(err, net.ErrClosed) { // by somebody else
+				c.err = c.opError(opRead, c.RemoteAddr(), err)
+				break
+			}
+			c.stats.readErrors.Add(1)
+			c.log(slog.LevelWarn, "udp: read failed", "error", err)
 			if c.drains {
 				break
 			}
-			err = c.woken()
-		} else if errno := errnoOf(err); isReport(errno) {
-			c.stats.undelivered.Add(1)
-			c.report(Undelivered{Addr: c.RemoteAddr(), Err: reportErrno(errno)})
-			err = nil
-		}
-		if err != nil {
-			c.stats.readErrors.Add(1)
-			c.log(slog.LevelWarn, "udp: read failed", "error", err)
-			if c.state.Load() != stateOpen {
-				break // there is no time left to try again
-			}
 			c.sleep(pause)
 			pause = min(2*pause, lastPause)
+			if c.state.Load() == stateDraining {
+				c.woken()
+			}
+		}
+		if c.drains && c.left < 0 {
+			break // the rest has come since
 		}
 	}
 	c.ended = true
+}
+
+// outlive does what an error of read is a reason for, and returns one that
+// has no known reason.
+func (c *Conn) outlive(err error) error {
+	errno := errnoOf(err)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if !c.isAwake() {
+			return err // somebody else has set it
+		}
+		c.paced = false
+		return c.woken()
+	case isReport(errno) && c.reporter == nil:
+		c.stats.undelivered.Add(1)
+		c.report(Undelivered{Addr: c.RemoteAddr(), Err: reportErrno(errno)})
+	case isReport(errno) && !c.drains:
+		if !c.paced {
+			return c.woken()
+		}
+	case isReport(errno):
+	case c.reporter != nil && unpollable(err):
+		time.Sleep(unpollablePause)
+		if !c.drains {
+			return c.woken()
+		}
+	default:
+		return err
+	}
+	c.left -= emptyCost
+	return nil
+}
+
+// unpollable reports whether err is what Go's poller says of a socket for
+// which the system has told it of an error, and of neither data nor room to
+// write: a report has come while the send buffer was full. It says so until
+// the system tells it of anything else, and reads fail until then.
+func unpollable(err error) bool { return cause(err).Error() == "not pollable" }
+
+// unpollablePause is how long to leave the socket alone then.
+const unpollablePause = 500 * time.Microsecond
+
+// What a datagram has cost at least of the receive buffer that it waited in:
+// its payload and some bytes, as several may be kept as one; for a datagram
+// without payload, which is always kept by itself, some hundred.
+const (
+	leastCost = 8
+	emptyCost = 512
+)
+
+// spend counts ds towards what can have waited when the Conn began to drain:
+// under a flood, the socket is never empty.
+func (c *Conn) spend(ds []Datagram) {
+	if !c.drains {
+		return
+	}
+	for i := range ds {
+		if n := len(ds[i].Payload); n > 0 {
+			c.left -= n + leastCost
+		} else {
+			c.left -= emptyCost
+		}
+	}
 }
 
 // sleep waits for d, or until the Conn is to stop.
@@ -97,7 +156,7 @@ func (c *Conn) end() {
 	}
 	defer c.log(slog.LevelInfo, "udp: closed")
 	defer c.Close()
-	c.deliverReports()
+	c.takeReports()
 	if c.handlers.stop != nil {
 		if c.config.Recover != nil {
 			defer c.recovered()
@@ -112,7 +171,9 @@ func (c *Conn) deliver(ds []Datagram) {
 	for i := range ds {
 		bytes += len(ds[i].Payload)
 	}
-	c.stats.read(len(ds), bytes)
+	if c.stats.read(len(ds), bytes)%dropInterval == 0 {
+		c.sock.dropped() // its count may wrap
+	}
 	if c.handlers.batch != nil {
 		c.deliverBatch(ds)
 		return
@@ -189,17 +250,65 @@ func (c *Conn) accepts(d *Datagram) bool {
 	return !d.Local.IsMulticast() || c.adopted || c.memberOf(d)
 }
 
+// Limits for reports: how many the Conn holds for its goroutine, and how long
+// reads come first when there are more.
+const (
+	maxReports  = 256
+	reportPause = time.Millisecond
+)
+
+// askForReports has the socket keep reports apart for HandleUndelivered. A
+// socket that cannot gives what it knows by the errors of reads and writes.
+func (c *Conn) askForReports() {
+	if r, ok := c.sock.(reporter); ok && c.handlers.undelivered != nil && r.askForReports() {
+		c.reporter = r
+	}
+}
+
 // note is for a report that a write met. The goroutine delivers it, never the
-// writer, which may hold locks that the handler wants.
+// writer, which may hold locks that the handler wants. Those for which there
+// is no room are counted only.
 func (c *Conn) note(u Undelivered) {
 	c.stats.undelivered.Add(1)
 	if c.handlers.undelivered == nil {
 		return
 	}
 	c.wakeMu.Lock()
-	c.reports = append(c.reports, u)
+	if len(c.reports) < maxReports {
+		c.reports = append(c.reports, u)
+	}
 	c.wakeMu.Unlock()
 	c.wake()
+}
+
+// lookForReports takes the reports that the socket keeps, and has the
+// goroutine deliver them. It is for whoever met a sign of them: the system
+// may give no other.
+func (c *Conn) lookForReports() {
+	if c.reporter == nil {
+		return
+	}
+	more := c.collect()
+	c.wakeMu.Lock()
+	more = more || len(c.reports) > 0
+	c.wakeMu.Unlock()
+	if more {
+		c.wake()
+	}
+}
+
+// collect takes the reports that the socket keeps, as many as there is room
+// for, and tells whether there may be more.
+func (c *Conn) collect() (more bool) {
+	if c.reporter == nil {
+		return false
+	}
+	c.wakeMu.Lock()
+	defer c.wakeMu.Unlock()
+	return c.reporter.takeReports(maxReports-len(c.reports), func(u Undelivered) {
+		c.stats.undelivered.Add(1)
+		c.reports = append(c.reports, u)
+	})
 }
 
 // wake makes the goroutine look at the state and at the reports: it ends the
@@ -224,22 +333,26 @@ func (c *Conn) isAwake() bool {
 // woken does what wake was called for. From the moment that the Conn drains,
 // reads do not wait, and it stays awake.
 func (c *Conn) woken() error {
-	c.deliverReports()
+	more := c.takeReports()
 	c.wakeMu.Lock()
 	defer c.wakeMu.Unlock()
-	if c.state.Load() == stateDraining {
-		c.awake, c.drains = true, true
+	switch {
+	case c.state.Load() == stateDraining:
+		c.awake, c.drains, c.left = true, true, c.mayWait()
 		return c.sock.drain()
-	}
-	if len(c.reports) > 0 {
-		return nil // new ones: still awake
+	case more || len(c.reports) > 0:
+		// A read whose deadline is over does not even try.
+		c.awake, c.paced = true, true
+		return c.sock.setReadDeadline(time.Now().Add(reportPause))
 	}
 	c.awake = false
 	return c.sock.setReadDeadline(time.Time{})
 }
 
-// deliverReports hands the reports of writers to the handler.
-func (c *Conn) deliverReports() {
+// takeReports hands the reports of the socket and of writers to the handler,
+// and tells whether there may be more.
+func (c *Conn) takeReports() (more bool) {
+	more = c.collect()
 	c.wakeMu.Lock()
 	reports := c.reports
 	c.reports = nil
@@ -247,6 +360,7 @@ func (c *Conn) deliverReports() {
 	for _, u := range reports {
 		c.report(u)
 	}
+	return more
 }
 
 func (c *Conn) report(u Undelivered) {

@@ -72,6 +72,19 @@ type connector interface {
 	pending() syscall.Errno
 }
 
+// A reporter is a socket that can keep the network's reports apart, each with
+// the address that it is about.
+type reporter interface {
+	// askForReports begins to keep them, if the system can. An error that
+	// read or write then returns may be about any of them, and says only
+	// that there are some.
+	askForReports() (on bool)
+
+	// takeReports hands at most limit of them to take, and tells whether
+	// there may be more. Any goroutine may call it.
+	takeReports(limit int, take func(Undelivered)) (more bool)
+}
+
 // A multicaster is a socket that can be a member of groups. The index is
 // that of an interface; zero: the one that the system chooses. A source that
 // is not valid stands for any.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 )
@@ -17,7 +18,9 @@ const (
 // they are then. On failure old stays the peer.
 func connectSocket(raw syscall.RawConn, local, old, peer netip.AddrPort, is6 bool) (newLocal, newPeer netip.AddrPort, err error) {
 	cerr := raw.Control(func(fd uintptr) {
-		if err = windows.Connect(windows.Handle(fd), sockaddr(peer, is6)); err != nil && old.IsValid() {
+		if err = windows.Connect(windows.Handle(fd), sockaddr(peer, is6)); err == nil {
+			setReports(windows.Handle(fd), 1)
+		} else if old.IsValid() {
 			windows.Connect(windows.Handle(fd), sockaddr(old, is6))
 		}
 		newLocal = localName(windows.Handle(fd), local)
@@ -36,13 +39,25 @@ func disconnectSocket(raw syscall.RawConn, local netip.AddrPort, is6 bool) (newL
 		none = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
 	}
 	cerr := raw.Control(func(fd uintptr) {
-		err = windows.Connect(windows.Handle(fd), sockaddr(none, is6))
+		if err = windows.Connect(windows.Handle(fd), sockaddr(none, is6)); err == nil {
+			setReports(windows.Handle(fd), 0)
+		}
 		newLocal = localName(windows.Handle(fd), local)
 	})
 	if cerr != nil {
 		err = cerr
 	}
 	return newLocal, err
+}
+
+// setReports turns on or off that reads fail for a report of the network,
+// which the package net has turned off. On a socket without a peer nobody
+// could tell what it is about.
+func setReports(fd windows.Handle, on uint32) {
+	for _, option := range []uint32{windows.SIO_UDP_CONNRESET, windows.SIO_UDP_NETRESET} {
+		var n uint32
+		windows.WSAIoctl(fd, option, (*byte)(unsafe.Pointer(&on)), uint32(unsafe.Sizeof(on)), nil, 0, &n, nil, 0)
+	}
 }
 
 // pendingError: reports come from reads alone.

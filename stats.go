@@ -35,12 +35,13 @@ type statistics struct {
 	writeErrors, panics           atomic.Uint64
 }
 
-func (s *statistics) read(datagrams, bytes int) {
-	s.reads.Add(1)
+// read returns how many there have been.
+func (s *statistics) read(datagrams, bytes int) (reads uint64) {
 	s.readBytes.Add(uint64(bytes))
 	if datagrams > 1 {
 		s.readMore.Add(uint64(datagrams - 1))
 	}
+	return s.reads.Add(1)
 }
 
 func (s *statistics) wrote(datagrams, bytes int) {
@@ -71,6 +72,10 @@ func (c *Conn) Stats() Stats {
 		Panics:         s.panics.Load(),
 	}
 }
+
+// dropInterval is the number of reads after which the goroutine asks what has
+// been dropped, so that a count modulo 2^32 is not further on by more.
+const dropInterval = 256
 
 // A counter makes a total of a count that the system keeps modulo 2^32, and
 // so must be asked for it more often than that wraps.

@@ -68,6 +68,8 @@ type Conn struct {
 	ip4, ip6 bool // what it can send to
 	adopted  bool // opened elsewhere: groups may have been joined there
 
+	reporter reporter // nil: reports are the errors of reads and writes
+
 	configure sync.Mutex                     // one Connect, Disconnect, Join or the like at a time
 	peer      atomic.Pointer[netip.AddrPort] // nil: not connected
 	members   atomic.Pointer[[]membership]   // nil: no groups
@@ -80,10 +82,12 @@ type Conn struct {
 
 	wakeMu  sync.Mutex
 	awake   bool          // the read deadline is over, so that the goroutine looks here
-	reports []Undelivered // met by writers, for the goroutine to deliver
+	reports []Undelivered // for the goroutine to deliver
 
 	// Of the goroutine alone.
 	drains bool       // the socket has been told to drain
+	left   int        // what it may still read then, in bytes
+	paced  bool       // more reports wait, for a moment in which reads come first
 	ended  bool       // the loop has come to its end by itself
 	lent   []Datagram // what HandleBatch was given, in race builds
 
@@ -169,6 +173,7 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 			c.peer.Store(&peer)
 		}
 	}
+	c.checkBuffers()
 	return c, nil
 }
 
@@ -176,6 +181,7 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 // them fails or panics, the socket is closed and HandleStop is not called.
 func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 	c.handlers.find(h)
+	c.askForReports()
 	started := false
 	defer func() {
 		if !started {

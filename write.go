@@ -1,7 +1,6 @@
 package udp
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"syscall"
@@ -122,41 +121,56 @@ func (c *Conn) sent(d Datagram, err error) error {
 	return err
 }
 
-// How often a datagram is tried again: when the system has no buffers
-// (ENOBUFS: macOS says so where others wait), after a pause that begins with
-// firstBufferPause and doubles; and when its write met the report of an
-// earlier one, of which a storm may bring many.
+// How often a datagram is tried: when the system has no buffers (ENOBUFS:
+// macOS says so where others wait), after a pause that begins with
+// firstBufferPause and doubles; and when its write met the reports of earlier
+// ones, of which a storm may bring many.
 const (
 	bufferTries      = 6
 	firstBufferPause = 250 * time.Microsecond
-	reportTries      = 100
+	refusalTries     = 100
+	reportTries      = 16
 )
 
 // resend tries again to send d, which failed with err, as long as the failure
-// is not its own.
+// is not its own. A write that returns a report was not sent. Only a refusal
+// is a report for sure; anything else may be said of d itself, and is then
+// said again and again.
 func (c *Conn) resend(d Datagram, err error) error {
 	pause := firstBufferPause
-	for tries := 1; ; tries++ {
-		errno := errnoOf(err)
+	var errno syscall.Errno
+	for same := 0; err != nil; {
+		if now := errnoOf(err); now != errno {
+			c.met(errno, same)
+			errno, same = now, 0
+		}
+		same++
 		switch {
-		case errno == syscall.ENOBUFS && tries < bufferTries:
+		case errno == syscall.ENOBUFS && same < bufferTries:
 			c.sleep(pause)
 			pause *= 2
-			err = c.sock.write(d)
-		case isReport(errno) && tries < reportTries:
-			// A write that returns a report was not sent. Only a refusal
-			// is a report for sure; anything else may be said of d itself,
-			// and is then said again.
-			err = c.sock.write(d)
-			if errno != syscall.ECONNREFUSED && errnoOf(err) == errno {
-				return err
-			}
-			c.note(Undelivered{Addr: c.RemoteAddr(), Err: reportErrno(errno)})
+		case errno == syscall.ECONNREFUSED && same < refusalTries, isReport(errno) && same < reportTries:
+			c.lookForReports()
 		default:
+			if errno == syscall.ECONNREFUSED {
+				c.met(errno, same)
+			}
 			return err
 		}
-		if err == nil || errors.Is(err, net.ErrClosed) {
-			return err
+		if err = c.sock.write(d); err == nil {
+			c.met(errno, same)
 		}
+	}
+	return nil
+}
+
+// met notes what a write has met n times, if that is a report, and not one
+// that the socket keeps.
+func (c *Conn) met(errno syscall.Errno, n int) {
+	if c.reporter != nil || !isReport(errno) {
+		return
+	}
+	for range n {
+		c.note(Undelivered{Addr: c.RemoteAddr(), Err: reportErrno(errno)})
 	}
 }

@@ -1,0 +1,108 @@
+package udp
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// askForReports makes the kernel queue each ICMP message about what the
+// socket has sent, with the address that was about (IP_RECVERR of ip(7),
+// IPV6_RECVERR of ipv6(7)). From then on such an error is also pending for
+// the next read or write, whichever peer that is for.
+func (s *udpSocket) askForReports() (on bool) {
+	s.raw.Control(func(fd uintptr) {
+		var err4, err6 error
+		if s.ip4 {
+			err4 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+		}
+		if s.is6 {
+			err6 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+		}
+		on = err4 == nil && err6 == nil
+	})
+	return on
+}
+
+// takeReports hands at most limit entries of the queue to take, and tells
+// whether it stopped for that. When the last has been taken, no error is
+// pending any more.
+func (s *udpSocket) takeReports(limit int, take func(Undelivered)) (more bool) {
+	s.raw.Control(func(fd uintptr) {
+		var payload [1]byte // the beginning of the datagram, of no use
+		var oob [reportSpace]byte
+		for taken := 0; taken < limit; {
+			_, n, _, from, err := unix.Recvmsg(int(fd), payload[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				return // EAGAIN: no more
+			}
+			taken++
+			if u, ok := parseReport(oob[:n]); ok {
+				u.Addr = addrPort(from)
+				take(u)
+			}
+		}
+		more = true
+	})
+	return more
+}
+
+const (
+	// reportSpace is room for the control data of an entry: an extended
+	// error with an address, and what the socket has asked for beside it.
+	reportSpace = 256
+
+	extendedError = 16 // bytes of struct sock_extended_err
+)
+
+// parseReport returns what the control messages of an entry say about a
+// datagram. Entries that are not from the network are none: the kernel also
+// queues errors that the write itself has returned.
+func parseReport(b []byte) (u Undelivered, ok bool) {
+	for len(b) >= headerSpace {
+		size, level, kind := controlHeader(b)
+		if size < headerSpace || size > len(b) {
+			break
+		}
+		data := b[headerSpace:size]
+		if (level == unix.IPPROTO_IP && kind == unix.IP_RECVERR || level == unix.IPPROTO_IPV6 && kind == unix.IPV6_RECVERR) &&
+			len(data) >= extendedError {
+			switch data[4] { // ee_origin
+			case unix.SO_EE_ORIGIN_ICMP, unix.SO_EE_ORIGIN_ICMP6:
+				errno := syscall.Errno(binary.NativeEndian.Uint32(data))
+				u, ok = Undelivered{Offender: offender(data[extendedError:]), Err: errno}, errno != 0
+				if errno == unix.EMSGSIZE {
+					u.MTU = int(min(binary.NativeEndian.Uint32(data[8:]), math.MaxInt32)) // ee_info, as in the packet
+				}
+			}
+		}
+		b = b[min(len(b), (size+alignment-1)&^(alignment-1)):]
+	}
+	return u, ok
+}
+
+// offender reads the socket address of who sent the message
+// (SO_EE_OFFENDER); zero: unknown.
+func offender(b []byte) netip.Addr {
+	if len(b) < 2 {
+		return netip.Addr{}
+	}
+	switch family := binary.NativeEndian.Uint16(b); {
+	case family == unix.AF_INET && len(b) >= unix.SizeofSockaddrInet4:
+		return netip.AddrFrom4([4]byte(b[4:]))
+	case family == unix.AF_INET6 && len(b) >= unix.SizeofSockaddrInet6:
+		a := netip.AddrFrom16([16]byte(b[8:])).Unmap()
+		if scope := binary.NativeEndian.Uint32(b[24:]); scope != 0 && a.Is6() {
+			a = a.WithZone(zoneName(int(scope)))
+		}
+		return a
+	}
+	return netip.Addr{}
+}
