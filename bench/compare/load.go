@@ -114,10 +114,12 @@ func newEchoLoad(port, flows, window int, offload bool) (*echoLoad, error) {
 	iovs, outIovs := make([]unix.Iovec, window), make([]unix.Iovec, window)
 	for i := range l.in {
 		room := make([]byte, 64*echoSize)
-		iovs[i].Base, iovs[i].Len = &room[0], uint64(len(room))
+		iovs[i].Base = &room[0]
+		iovs[i].SetLen(len(room))
 		control := make([]byte, 64)
 		l.in[i].hdr = unix.Msghdr{Iov: &iovs[i], Iovlen: 1, Control: &control[0]}
 		l.out[i].hdr = unix.Msghdr{Iov: &outIovs[i], Iovlen: 1}
+		outIovs[i].SetLen(echoSize)
 	}
 	for i := range flows {
 		fd, err := dial(port, unix.SOCK_NONBLOCK)
@@ -190,7 +192,8 @@ func (l *echoLoad) sweep() {
 func (l *echoLoad) read(f *flow) error {
 	for i := range l.in {
 		h := &l.in[i].hdr
-		h.Flags, h.Controllen = 0, 64
+		h.Flags = 0
+		h.SetControllen(64)
 	}
 	n, e := msg(unix.SYS_RECVMMSG, f.fd, l.in, unix.MSG_DONTWAIT)
 	if e == unix.EAGAIN || e == unix.EINTR {
@@ -256,14 +259,15 @@ func (l *echoLoad) fill(f *flow) {
 		s.serial = (l.serial*uint64(len(l.flows))+uint64(f.index))*uint64(len(f.slots)) + uint64(i)
 		s.flying, s.sent = true, l.now
 		fillPayload(&s.payload, s.serial)
-		iov := l.out[n].hdr.Iov
-		iov.Base, iov.Len = &s.payload[0], echoSize
+		l.out[n].hdr.Iov.Base = &s.payload[0]
 		n++
 	}
 	switch {
 	case n == 0:
 	case l.offload && n > 1:
-		h := unix.Msghdr{Iov: l.out[0].hdr.Iov, Iovlen: uint64(n), Control: &l.control[0], Controllen: uint64(len(l.control))}
+		h := unix.Msghdr{Iov: l.out[0].hdr.Iov, Control: &l.control[0]}
+		h.SetIovlen(n)
+		h.SetControllen(len(l.control))
 		unix.RawSyscall(unix.SYS_SENDMSG, uintptr(f.fd), uintptr(unsafe.Pointer(&h)), 0)
 	default:
 		msg(unix.SYS_SENDMMSG, f.fd, l.out[:n], 0)
@@ -339,8 +343,10 @@ func flood(fd int, d time.Duration, bursts bool) error {
 	const messages, pause = 32, 5 * time.Millisecond
 	b := bytes.Join(payloads(), nil)[:65000/size*size]
 	control := segmentControl(size)
-	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
-	h := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &control[0], Controllen: uint64(len(control))}
+	iov := unix.Iovec{Base: &b[0]}
+	iov.SetLen(len(b))
+	h := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &control[0]}
+	h.SetControllen(len(control))
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		for range messages {
 			if _, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), 0); e != 0 && e != unix.EINTR {

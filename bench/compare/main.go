@@ -64,14 +64,14 @@ func run() error {
 	only := flag.String("rows", "", "measure only the rows that match this `regexp`: "+ids())
 	markdown := flag.Bool("markdown", false, "print the tables as Markdown")
 	svg := flag.String("svg", "", "draw a chart into this `file`")
-	short := flag.Bool("short", false, "one round of 50 ms, to see that everything runs")
+	short := flag.Bool("short", false, "one round of 100 ms, to see that everything runs")
 	verbose := flag.Bool("v", false, "print each figure as it is measured")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
 	if *short {
-		*round, *rounds = 50*time.Millisecond, 1
+		*round, *rounds = 100*time.Millisecond, 1
 	}
 	if *round <= 0 || *rounds <= 0 {
 		return errors.New("-round and -rounds must be above 0")

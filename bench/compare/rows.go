@@ -65,7 +65,7 @@ var rows = []row{
 		peers: []string{udpBatch, udpSimple, netLoop, xnetLoop, cPlain, cMmsg, cGSO, asyncio, uvloop, twisted},
 	},
 	{
-		id: "echo-offload", title: "the same, clients that use offload", unit: perCPU, role: "echo",
+		id: "echo-offload", title: "echo, 64 flows, 8 in flight, 64 B, clients that use offload", unit: perCPU, role: "echo",
 		load:  load{flows: 64, window: 8, offload: true},
 		peers: []string{udpBatch, udpSimple, netLoop, cMmsg, cGSO},
 	},
@@ -92,7 +92,7 @@ var rows = []row{
 		peers: []string{udpBatch, udpSimple, udpNoOffload, netLoop, xnetLoop, cPlain, cMmsg, cGSO},
 	},
 	{
-		id: "receive-bursts", title: "the same in bursts, on one core", unit: perCPU, role: "recv",
+		id: "receive-bursts", title: "receive 1200 B in bursts, on one core", unit: perCPU, role: "recv",
 		load:  load{bursts: true, oneCore: true},
 		peers: []string{udpBatch, udpSimple, udpNoOffload, netLoop, xnetLoop, cPlain, cMmsg, cGSO},
 	},
