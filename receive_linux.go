@@ -182,11 +182,12 @@ func cut(ds []Datagram, payload []byte, segment, limit int, d Datagram) []Datagr
 	}
 	for {
 		end := min(segment, len(payload))
-		d.Payload = payload[:end:end]
-		if end > limit {
-			d.Payload, d.Truncated = payload[:limit:limit], true
-		}
+		size := min(end, limit)
+		d.Payload = payload[:size:size]
 		ds = append(ds, d)
+		if size < end {
+			ds[len(ds)-1].Truncated = true
+		}
 		if payload = payload[end:]; len(payload) == 0 {
 			return ds
 		}
