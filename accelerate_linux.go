@@ -20,7 +20,8 @@ import (
 // scheduler: that takes as long as a third of the call. Until it returns, the
 // thread runs nothing else and a garbage collection that starts must wait for
 // it. So only calls that do not wait and end within some microseconds are made
-// that way: never a batch.
+// that way: never a batch. MSG_DONTWAIT makes sure of it, as a descriptor that
+// others share may be in blocking mode (os.File.Fd puts it there).
 type fastSocket struct {
 	*udpSocket
 	segments atomic.Int64 // the longest segment that may be sent with UDP_SEGMENT; zero: none

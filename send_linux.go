@@ -53,9 +53,9 @@ func (op *sendOne) send(fd uintptr) {
 		if op.header.Control == nil {
 			// Cheaper than sendmsg, and without a name than with one.
 			_, _, op.errno = unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(op.iovec.Base)), uintptr(op.iovec.Len),
-				0, uintptr(unsafe.Pointer(op.header.Name)), uintptr(op.header.Namelen))
+				unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(op.header.Name)), uintptr(op.header.Namelen))
 		} else {
-			_, _, op.errno = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&op.header)), 0)
+			_, _, op.errno = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&op.header)), unix.MSG_DONTWAIT)
 		}
 		if op.errno != unix.EINTR {
 			return
@@ -354,7 +354,7 @@ func (w *sending) flush() {
 func (b *sendBatch) send(fd uintptr) {
 	for {
 		var r uintptr
-		r, _, b.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.headers[b.sent])), uintptr(b.filled-b.sent), 0, 0, 0)
+		r, _, b.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.headers[b.sent])), uintptr(b.filled-b.sent), unix.MSG_DONTWAIT, 0, 0)
 		if b.errno == 0 {
 			b.sent += int(r)
 		}
