@@ -388,13 +388,14 @@ func (w *sending) count(from int) {
 func (w *sending) onebyone(index int, cause error) {
 	m := w.b.messages[index]
 	sent, offload := 0, m.count > 1 && isOffloadError(cause)
+	again := offload || errors.Is(cause, unix.EDESTADDRREQ) // a Disconnect is under way
 	for i, left := m.first, m.count; left > 0; i, left = w.b.next[i], left-1 {
 		d := w.ds[i]
 		addr, err := w.c.destination(&d, true)
 		d.Addr = addr
 		switch {
 		case err != nil:
-		case i == m.first && !offload:
+		case i == m.first && !again:
 			err = w.c.sent(d, cause) // it may be the report of another
 		default:
 			err = w.c.send(d)
