@@ -71,8 +71,16 @@ into fragments on many paths, and lost if one of them is.
 [Dial] opens a socket that is connected to one peer; [Conn.Connect] connects
 one that is open, at any time. UDP has no connections, so this says nothing to
 the peer: it tells the system that this socket sends to and receives from one
-address only. [Conn.Write] then needs no address, what others send is not
-delivered, and the system passes on what the network reports:
+address only. [Conn.Write] then needs no address, and what others send is not
+delivered. Connect may be called again, for another peer, and [Conn.Disconnect] makes the
+socket hear everybody again; the local port stays through all of it. Once
+Connect has returned, nothing from anyone else is delivered, datagrams that
+had arrived before included.
+
+# What did not arrive
+
+Where nobody listens, or no route leads, a host or a router on the way may
+report it (ICMP), and HandleUndelivered is told:
 
 	func (h *client) HandleUndelivered(c *udp.Conn, u udp.Undelivered) {
 		if errors.Is(u.Err, syscall.ECONNREFUSED) {
@@ -82,15 +90,15 @@ delivered, and the system passes on what the network reports:
 
 A refusal is an event, not an end. The socket goes on working, and a datagram
 that is written when somebody listens there again arrives. The report comes
-after the Write that caused it, which has returned nil by then: Write says that
-a datagram was sent, never that it arrived. Reports are a courtesy. Firewalls
-swallow them, hosts limit their rate, and a silent network is no proof of
-delivery: a protocol that must know needs an answer of its own, and a timeout.
+after the write that caused it, which has returned nil by then: a write says
+that a datagram was sent, never that it arrived. On Linux every Conn with such
+a handler is told, with the address that the datagram was for, who reported it,
+and, where a datagram was too long for the path, how long one may be
+([Undelivered]). Elsewhere only a connected Conn is.
 
-Connect may be called again, for another peer, and [Conn.Disconnect] makes the
-socket hear everybody again; the local port stays through all of it. Once
-Connect has returned, nothing from anyone else is delivered, datagrams that
-had arrived before included.
+Reports are a courtesy. Firewalls swallow them, hosts limit their rate, and
+anybody can forge one. A protocol that must know needs an answer of its own,
+and a timeout.
 
 # Batches
 
@@ -126,8 +134,8 @@ sockets of the host have joined. What makes multicast hard is not the API:
 Which interface. A membership belongs to an interface, not to a host. With a
 nil Interface the system looks up its routing table, which is right only by
 luck on a host with a VPN, a container bridge or two network cards. Name the
-interface, join on each one that counts, or let [Conn.JoinAll] do that and
-follow interfaces as they come and go. Sending has the same question:
+interface, join on each one that counts, or let [Conn.JoinAll] do that: it follows
+interfaces as they come and go, and passes over Linux's loopback. Sending has the same question:
 [Conn.SetMulticastInterface] answers it for the socket, Datagram.Interface for
 one datagram of a WriteBatch, and a zone (ff02::fb%eth0) within the address.
 
@@ -208,7 +216,7 @@ system. What is wrong with an argument is said before the system is asked, and
 changes nothing. What the system says is returned, or reported, or outlived:
 
 	while reading
-	  an ICMP report (ECONNREFUSED,       HandleUndelivered, or only Stats.Undelivered;
+	  a report (ECONNREFUSED,             HandleUndelivered, or only Stats.Undelivered;
 	  EHOSTUNREACH, EMSGSIZE, ...)        reading goes on
 	  the socket was closed               the Conn stops
 	  anything else                       Stats.ReadErrors and a line for the Logger; tried again
@@ -316,7 +324,8 @@ The Logger is told addresses, settings and errors, never payloads.
 
 # Platforms
 
-The package works on every system that [net] supports, and does more on some:
+The package is for every system that [net] supports but Plan 9, and does more
+on some:
 
 	                               Linux   macOS   FreeBSD   Windows
 	several datagrams a call       yes     -       -         -
@@ -324,7 +333,8 @@ The package works on every system that [net] supports, and does more on some:
 	Datagram.Local, Interface      yes     yes     yes       -
 	Datagram.TTL                   yes     yes     yes       -
 	Reply chooses the source       yes     udp4/6  udp4/6    -
-	refusals, connected sockets    yes     yes     yes       depends
+	reports, connected sockets     yes     yes     yes       yes
+	reports, all sockets           yes     -       -         -
 	IPv4 groups on a dual socket   yes     -       -         -
 	ReusePort balances             yes     -       yes       -
 	Stats.Dropped                  yes     -       -         -

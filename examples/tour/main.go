@@ -154,7 +154,7 @@ func refusal(ctx context.Context) error {
 func refused(ctx context.Context, h caller, addr netip.AddrPort) error {
 	wait := ctx.Done()
 	if runtime.GOOS == "windows" {
-		// Go switches these reports off on Windows.
+		// The firewall may swallow the report there, even on this interface.
 		short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		defer cancel()
 		wait = short.Done()
