@@ -214,8 +214,16 @@ func (h *host) linkLocal(ifname string) netip.Addr {
 	var shown []struct {
 		Addr_Info []struct{ Local netip.Addr }
 	}
-	if err := json.Unmarshal(out, &shown); err != nil || len(shown) == 0 || len(shown[0].Addr_Info) == 0 {
-		h.t.Fatalf("ip address show: %v: %s", err, out)
+	if err := json.Unmarshal(out, &shown); err != nil {
+		h.t.Fatalf("ip address show: %v", err)
 	}
-	return shown[0].Addr_Info[0].Local
+	for _, dev := range shown {
+		for _, a := range dev.Addr_Info { // empty for those of another scope
+			if a.Local.IsValid() {
+				return a.Local
+			}
+		}
+	}
+	h.t.Fatalf("%s of %s has no link-local address", ifname, h.name)
+	panic("unreachable")
 }

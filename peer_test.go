@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"example.com/udp"
+	"golang.org/x/sys/unix"
 )
 
 // A message goes between a test and a peer, which is this test binary run
@@ -202,17 +203,15 @@ func (p *peerProcess) listen(m message) (id int, err error) {
 }
 
 // allGroups undoes what keeps the groups of other sockets away, as it is on
-// systems without such an option.
+// systems without such options.
 func allGroups(c *udp.Conn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	const ipv6MulticastAll = 29
 	return errors.Join(raw.Control(func(fd uintptr) {
-		err = errors.Join(
-			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, 49 /* IP_MULTICAST_ALL */, 1),
-			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IPV6, ipv6MulticastAll, 1))
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 1)
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 1) // on IPv6 sockets
 	}), err)
 }
 
@@ -286,7 +285,7 @@ func (h *host) peer() *peer {
 		h.t.Fatal(err)
 	}
 	cmd := h.command(self, "-test.run=^TestPeer$", "-test.timeout=2m")
-	cmd.Env = append(os.Environ(), peerVariable+"=1")
+	cmd.Env = append(os.Environ(), peerVariable+"=1", "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
