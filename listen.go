@@ -155,6 +155,9 @@ func newSocket(pc net.PacketConn, lc *ListenConfig) (socket, error) {
 			return nil, err
 		}
 		return accelerate(s, lc.NoOffload), nil
+	case *memSocket:
+		pc.max = lc.MaxDatagram
+		return pc, nil
 	}
 	return newPacketSocket(pc, lc.MaxDatagram)
 }

@@ -1,0 +1,100 @@
+package udp
+
+import (
+	"net/netip"
+	"slices"
+	"syscall"
+)
+
+// checkInterface reports an interface that there is not. Zero is for any, or
+// the first.
+func checkInterface(index int) error {
+	if index < 0 || index > memInterfaces {
+		return syscall.ENODEV
+	}
+	return nil
+}
+
+// hears reports whether s gets f, which was sent to a group or to all. As on
+// Linux, a socket of one address does not.
+func (s *memSocket) hears(f *flight) bool {
+	switch {
+	case !s.local.Addr().IsUnspecified() || !s.covers(f.Local):
+		return false
+	case f.Local == broadcast:
+		return true
+	case s.host == f.from.host && !f.loop, s.host != f.from.host && f.TTL == 0:
+		return false
+	}
+	from := f.Addr.Addr().WithZone("")
+	return slices.ContainsFunc(s.members, func(m membership) bool {
+		return m.group == f.Local && (m.index == 0 || m.index == f.Interface) &&
+			(m.source == from || !m.source.IsValid() && !slices.Contains(m.blocked, from))
+	})
+}
+
+// member calls change with the place of a membership in s.members; -1: there
+// is none.
+func (s *memSocket) member(group, source netip.Addr, index int, change func(at int) error) error {
+	return s.do(func() error {
+		if err := checkInterface(index); err != nil {
+			return err
+		}
+		return change(slices.IndexFunc(s.members, func(m membership) bool {
+			return m.group == group && m.source == source && m.index == index
+		}))
+	})
+}
+
+func (s *memSocket) join(group, source netip.Addr, index int) error {
+	return s.member(group, source, index, func(at int) error {
+		if at >= 0 {
+			return syscall.EADDRINUSE
+		}
+		s.members = append(s.members, membership{group: group, source: source, index: index})
+		return nil
+	})
+}
+
+func (s *memSocket) leave(group, source netip.Addr, index int) error {
+	return s.member(group, source, index, func(at int) error {
+		if at < 0 {
+			return syscall.EADDRNOTAVAIL
+		}
+		s.members = slices.Delete(s.members, at, at+1)
+		return nil
+	})
+}
+
+func (s *memSocket) block(group, source netip.Addr, index int) error {
+	return s.member(group, netip.Addr{}, index, func(at int) error {
+		if at < 0 {
+			return syscall.EINVAL
+		}
+		s.members[at].blocked = append(s.members[at].blocked, source)
+		return nil
+	})
+}
+
+func (s *memSocket) unblock(group, source netip.Addr, index int) error {
+	return s.member(group, netip.Addr{}, index, func(at int) error {
+		if at < 0 {
+			return syscall.EINVAL
+		}
+		s.members[at].blocked = slices.DeleteFunc(s.members[at].blocked, func(a netip.Addr) bool { return a == source })
+		return nil
+	})
+}
+
+func (s *memSocket) setMulticastInterface(index int) error {
+	if err := checkInterface(index); err != nil {
+		return err
+	}
+	return memSet(s, &s.index, index)
+}
+
+func (s *memSocket) multicastInterface() (int, error)   { return memGet(s, &s.index) }
+func (s *memSocket) setMulticastTTL(ttl int) error      { return memSet(s, &s.ttl, ttl) }
+func (s *memSocket) multicastTTL() (int, error)         { return memGet(s, &s.ttl) }
+func (s *memSocket) setMulticastLoopback(on bool) error { return memSet(s, &s.loop, on) }
+func (s *memSocket) multicastLoopback() (bool, error)   { return memGet(s, &s.loop) }
