@@ -122,14 +122,15 @@ type sendBatch struct {
 	table [flowTable]int16 // flows by hash, plus one; zero: none
 }
 
-// A message is what goes out as one: the datagrams of a flow from first on.
+// A message is what goes out as one: the datagrams of a flow from first on,
+// all from one source.
 type message struct {
 	first, count int16
 	segment      int // the length of each, but for a shorter last one
 	bytes        int
 }
 
-// A flow is what of a batch goes one way: to one peer, from one source.
+// A flow is what of a batch goes to one peer.
 type flow struct {
 	addr       netip.AddrPort
 	head, tail int16
@@ -198,8 +199,8 @@ func (w *sending) gather() {
 			continue
 		}
 		b.next[i] = -1
-		if last < 0 || !w.joins(&b.flows[last], addr, d) {
-			if last = w.find(addr, d); last == len(b.flows)-1 && int(b.flows[last].head) == -1 {
+		if last < 0 || b.flows[last].addr != addr {
+			if last = w.find(addr); b.flows[last].head == -1 {
 				b.flows[last].head, b.flows[last].tail = int16(i), int16(i)
 				continue
 			}
@@ -209,21 +210,13 @@ func (w *sending) gather() {
 	}
 }
 
-// joins reports whether d, which goes to addr, goes the same way as f.
-func (w *sending) joins(f *flow, addr netip.AddrPort, d *Datagram) bool {
-	if f.addr != addr {
-		return false
-	}
-	first := &w.ds[f.head]
-	return first.Local == d.Local && first.Interface == d.Interface && first.source == d.source
-}
-
-// find returns the index of the flow of d, or of a new one without datagrams.
-func (w *sending) find(addr netip.AddrPort, d *Datagram) int {
+// find returns the index of the flow to addr, or of a new one without
+// datagrams.
+func (w *sending) find(addr netip.AddrPort) int {
 	b := w.b
 	slot := hash(addr)
 	for ; b.table[slot] != 0; slot = (slot + 1) % flowTable {
-		if i := int(b.table[slot]) - 1; w.joins(&b.flows[i], addr, d) {
+		if i := int(b.table[slot]) - 1; b.flows[i].addr == addr {
 			return i
 		}
 	}
@@ -271,7 +264,7 @@ func (w *sending) pack(f *flow) {
 			if i = b.next[i]; i < 0 || len(p) < m.segment || m.count == maxSegments {
 				break
 			}
-			if size := len(w.ds[i].Payload); size == 0 || size > m.segment || m.bytes+size > limit {
+			if size := len(w.ds[i].Payload); size == 0 || size > m.segment || m.bytes+size > limit || !sameSource(&w.ds[m.first], &w.ds[i]) {
 				break
 			}
 		}
@@ -279,6 +272,11 @@ func (w *sending) pack(f *flow) {
 		b.iovs += len(iovs)
 		b.filled++
 	}
+}
+
+// sameSource reports whether a and b leave from the same place.
+func sameSource(a, b *Datagram) bool {
+	return a.Local == b.Local && a.Interface == b.Interface && a.source == b.source
 }
 
 // appendPayload appends p, as part of the last one where it follows that in
