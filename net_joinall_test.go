@@ -22,6 +22,7 @@ const followTime = 2 * time.Second
 // One host has joined a group on all interfaces while they come, go, and come
 // back; the other sends by each of them.
 func TestJoinAllFollows(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ network, group string }{
 		{"udp4", "239.1.2.3"},
 		{"udp", "239.1.2.3"},
@@ -84,6 +85,7 @@ func TestJoinAllFollows(t *testing.T) {
 // TestJoinAllLimit needs root and ip(8). A host has more interfaces than a
 // socket may have memberships.
 func TestJoinAllLimit(t *testing.T) {
+	t.Parallel()
 	f := newFollowed(t, "udp4", "239.1.2.3") // three memberships
 	f.add("eth1")
 	f.add("eth2")
@@ -127,6 +129,7 @@ func TestJoinAllLimit(t *testing.T) {
 
 // TestJoinAllChanges needs root and ip(8): what else there is to JoinAll.
 func TestJoinAllChanges(t *testing.T) {
+	t.Parallel()
 	f := newFollowed(t, "udp4", "239.1.2.3")
 	f.a.sysctl("net/ipv4/igmp_max_memberships=20")
 	f.c.must("joinAll", f.group)
@@ -199,6 +202,7 @@ func TestJoinAllChanges(t *testing.T) {
 // TestJoinAllEnds needs root and ip(8). What watches the interfaces is there
 // from the first JoinAll on, and goes with the Conn.
 func TestJoinAllEnds(t *testing.T) {
+	t.Parallel()
 	f := newFollowed(t, "udp4", "239.1.2.3")
 	f.c.must("join", "239.1.2.4%eth0")
 	before := f.c.p.do(message{Op: "resources"})

@@ -76,6 +76,7 @@ func to(addr string, port uint16) netip.AddrPort {
 // Several Conns share a port; each gets what it joined, where it joined it,
 // and from whom, and nothing else, although the host receives all of it.
 func TestGroupsAreApart(t *testing.T) {
+	t.Parallel()
 	byFamily(t, func(t *testing.T, f family, network string) {
 		n := newNetwork(t)
 		g, h, special := f.groups[0], f.groups[1], f.groups[2]
@@ -150,6 +151,7 @@ func TestGroupsAreApart(t *testing.T) {
 // TestGroupOnChosenInterface needs root and ip(8). A membership that leaves
 // the interface to the system is one on that interface alone.
 func TestGroupOnChosenInterface(t *testing.T) {
+	t.Parallel()
 	byFamily(t, func(t *testing.T, f family, network string) {
 		n := newNetwork(t)
 		g := f.groups[0]
@@ -207,6 +209,7 @@ func TestGroupOnChosenInterface(t *testing.T) {
 // the interface that the datagram, the zone, or the Conn names, from that
 // interface's own address.
 func TestSendByInterface(t *testing.T) {
+	t.Parallel()
 	byFamily(t, func(t *testing.T, f family, network string) {
 		n := newNetwork(t)
 		g := f.groups[0]
@@ -261,6 +264,7 @@ func TestSendByInterface(t *testing.T) {
 // TestSameLinkLocalPeers needs root and ip(8). Two peers on two links have one
 // link-local address; each gets its own answers.
 func TestSameLinkLocalPeers(t *testing.T) {
+	t.Parallel()
 	hs := hosts(t, "a", "b", "c")
 	a := hs[0]
 	for i, h := range hs[1:] {
@@ -295,6 +299,7 @@ func TestSameLinkLocalPeers(t *testing.T) {
 // TestMulticastLoopback needs root and ip(8). With loopback off, what a Conn
 // sends reaches other hosts, and no member on its own.
 func TestMulticastLoopback(t *testing.T) {
+	t.Parallel()
 	byFamily(t, func(t *testing.T, f family, network string) {
 		n := newNetwork(t)
 		g := f.groups[0]

@@ -3,17 +3,21 @@
 package udp_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -108,6 +112,67 @@ func (h *host) command(name string, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithCancel(context.Background())
 	h.t.Cleanup(cancel)
 	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.name, name}, args...)...)
+}
+
+// A process is a program that runs in a namespace until the test ends.
+type process struct {
+	t     *testing.T
+	name  string
+	in    io.WriteCloser
+	lines chan string
+}
+
+// start runs a program with what it prints, to the standard output and error,
+// as lines to wait for.
+func (h *host) start(name string, args ...string) *process {
+	h.t.Helper()
+	cmd := h.command(name, args...)
+	p := &process{t: h.t, name: name, lines: make(chan string, 1000)}
+	var err error
+	if p.in, err = cmd.StdinPipe(); err != nil {
+		h.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	go func() {
+		defer close(p.lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			p.lines <- s.Text()
+		}
+	}()
+	h.t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		for range p.lines { // until it has closed its output
+		}
+		cmd.Wait()
+	})
+	return p
+}
+
+// says waits for a line with all of the words, and returns it.
+func (p *process) says(words ...string) string {
+	p.t.Helper()
+	var said []string
+	for end := time.After(patience); ; {
+		select {
+		case line, ok := <-p.lines:
+			if !ok {
+				p.t.Fatalf("%s ended without %q; it said %q", p.name, words, said)
+			}
+			said = append(said, line)
+			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
+				return line
+			}
+		case <-end:
+			p.t.Fatalf("%s did not say %q but %q", p.name, words, said)
+		}
+	}
 }
 
 // sysctl sets names=values, with slashes for dots, below /proc/sys.

@@ -88,6 +88,9 @@ func TestPeer(t *testing.T) {
 		c.Close()
 		c.Wait()
 	}
+	for _, end := range p.atEnd {
+		end()
+	}
 }
 
 // peerProcess is the peer's side.
@@ -95,7 +98,7 @@ type peerProcess struct {
 	mu    sync.Mutex
 	out   *json.Encoder
 	conns []*udp.Conn
-	all   []udp.Group // as they were named when they were joined
+	atEnd []func()
 }
 
 func (p *peerProcess) say(m message) {
@@ -115,6 +118,9 @@ func (p *peerProcess) do(m message, reply *message) (err error) {
 	if m.Op == "resources" {
 		reply.Text, reply.Int = resources()
 		return nil
+	}
+	if m.Op == "capture" {
+		return p.capture(m.Text)
 	}
 	c := p.conns[m.Conn-1]
 	var g udp.Group
@@ -477,21 +483,27 @@ func (r *remote) writeTo(payload, addr string) {
 	r.write(udp.Datagram{Payload: []byte(payload), Addr: netip.MustParseAddrPort(addr)})
 }
 
-// next returns the next datagram that the Conn was handed, which must be of
-// that payload.
-func (r *remote) next(payload string) udp.Datagram {
+// any returns the next datagram that the Conn was handed.
+func (r *remote) any() udp.Datagram {
 	r.p.t.Helper()
 	select {
 	case m := <-r.datagrams:
-		if got := string(m.Datagram.Payload); got != payload {
-			r.p.t.Fatalf("%s: received %q (from %v to %v by %d), want %q", r.p.host.name,
-				got, m.Datagram.Addr, m.Datagram.Local, m.Datagram.Interface, payload)
-		}
 		return *m.Datagram
 	case <-time.After(patience):
-		r.p.t.Fatalf("%s: waited for %q in vain", r.p.host.name, payload)
+		r.p.t.Fatalf("%s: waited for a datagram in vain", r.p.host.name)
 	}
 	panic("unreachable")
+}
+
+// next is any for what must have that payload.
+func (r *remote) next(payload string) udp.Datagram {
+	r.p.t.Helper()
+	d := r.any()
+	if string(d.Payload) != payload {
+		r.p.t.Fatalf("%s: received %q (from %v to %v by %d), want %q", r.p.host.name,
+			d.Payload, d.Addr, d.Local, d.Interface, payload)
+	}
+	return d
 }
 
 // log waits until the Conn has told its Logger a line with all of the words,
