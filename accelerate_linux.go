@@ -30,6 +30,7 @@ type fastSocket struct {
 	// Of the Conn's goroutine.
 	receive func(fd uintptr) bool // s.receiveOnce, made once
 	class   int                   // how much to read: an index of readClasses
+	idle    bool                  // it has not been read from
 	singles int                   // reads in a row that waited for one datagram
 	waited  bool                  // nothing was there when this read began
 	batch   *readBatch            // what is lent to the handler; nil: nothing
@@ -38,7 +39,7 @@ type fastSocket struct {
 
 // accelerate returns the fastest socket there is on top of s.
 func accelerate(s *udpSocket, noOffload bool) socket {
-	f := &fastSocket{udpSocket: s}
+	f := &fastSocket{udpSocket: s, idle: true}
 	f.receive = f.receiveOnce
 	if noOffload {
 		return f
@@ -64,18 +65,18 @@ type mmsghdr struct {
 // family.
 type rawName = unix.RawSockaddrInet6
 
-// decodeName returns the address in name, unmapped; zone names the zone of an
-// interface index.
-func decodeName(name *rawName, zone func(int) string) netip.AddrPort {
+// decodeName puts the address in name into d, unmapped.
+func (s *fastSocket) decodeName(name *rawName, d *Datagram) {
 	if name.Family == unix.AF_INET {
 		name4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
-		return netip.AddrPortFrom(netip.AddrFrom4(name4.Addr), swap16(name4.Port))
+		d.Addr = netip.AddrPortFrom(netip.AddrFrom4(name4.Addr), swap16(name4.Port))
+		return
 	}
 	a := netip.AddrFrom16(name.Addr).Unmap()
 	if name.Scope_id != 0 {
-		a = a.WithZone(zone(int(name.Scope_id)))
+		a = a.WithZone(s.zones.name(int(name.Scope_id)))
 	}
-	return netip.AddrPortFrom(a, swap16(name.Port))
+	d.Addr = netip.AddrPortFrom(a, swap16(name.Port))
 }
 
 // encodeName puts a into name, mapped on an IPv6 socket, and returns its

@@ -4,6 +4,7 @@ package udp
 
 import (
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -83,11 +84,6 @@ func (b *readBatch) reset(i int) {
 	h.Flags = 0
 }
 
-// payload is what the kernel has put into message i.
-func (b *readBatch) payload(i, size int) []byte {
-	return unsafe.Slice(b.headers[i].hdr.Iov.Base, size)
-}
-
 func (s *fastSocket) read() ([]Datagram, error) {
 	s.waited, s.err = false, nil
 	var err error
@@ -109,7 +105,6 @@ func (s *fastSocket) read() ([]Datagram, error) {
 
 func (s *fastSocket) release() {
 	if s.batch != nil {
-		clear(s.batch.ds) // or they would keep what handlers put there
 		s.batch.giveBack()
 		s.batch = nil
 	}
@@ -118,6 +113,19 @@ func (s *fastSocket) release() {
 // receiveOnce reads what is there, and reports whether that was anything: a
 // batch, or an error.
 func (s *fastSocket) receiveOnce(fd uintptr) bool {
+	if s.idle {
+		// Most sockets have nothing to read when they are new. To find that
+		// out without a batch keeps the goroutine's stack as it begins.
+		s.idle = false
+		_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, 0, 0, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+		if errno == unix.EAGAIN {
+			return false
+		}
+		if errno != 0 {
+			s.err = os.NewSyscallError("recvmsg", errno) // it is taken now
+			return true
+		}
+	}
 	b := borrow(s.class)
 	n, errno := b.receive(fd)
 	if errno == unix.EAGAIN && !s.waited {
@@ -161,36 +169,46 @@ func (s *fastSocket) decode(b *readBatch, n int) (bytes int) {
 	b.ds = b.ds[:0]
 	for i := range n {
 		m := &b.headers[i]
-		d := Datagram{Addr: decodeName(&b.names[i], s.zones.name), Local: s.bound}
-		segment := parseControl(b.control[i][:m.hdr.Controllen], &d)
-		s.zones.complete(&d)
-		payload := b.payload(i, int(m.size))
-		bytes += len(payload)
+		d := b.next()
+		*d = Datagram{Local: s.bound}
+		s.decodeName(&b.names[i], d)
+		segment := parseControl(b.control[i][:m.hdr.Controllen], d)
+		s.zones.complete(d)
+		d.Payload = unsafe.Slice(m.hdr.Iov.Base, int(m.size))
 		d.Truncated = m.hdr.Flags&unix.MSG_TRUNC != 0
-		b.ds = cut(b.ds, payload, segment, s.max, d)
+		bytes += len(d.Payload)
+		b.cut(segment, s.max)
 		b.reset(i)
 	}
 	return bytes
 }
 
-// cut appends to ds the datagrams of segment bytes, but for a shorter last
-// one, that the kernel has joined in payload; they are like d. A segment of
-// zero stands for one datagram. None is longer than limit.
-func cut(ds []Datagram, payload []byte, segment, limit int, d Datagram) []Datagram {
-	if segment <= 0 || segment >= len(payload) {
-		segment = len(payload)
+// next appends a Datagram to b.ds, for the caller to set.
+func (b *readBatch) next() *Datagram {
+	if len(b.ds) == cap(b.ds) {
+		b.ds = slices.Grow(b.ds, 1)
 	}
-	for {
-		end := min(segment, len(payload))
-		size := min(end, limit)
-		d.Payload = payload[:size:size]
-		ds = append(ds, d)
-		if size < end {
-			ds[len(ds)-1].Truncated = true
-		}
-		if payload = payload[end:]; len(payload) == 0 {
-			return ds
-		}
+	b.ds = b.ds[:len(b.ds)+1]
+	return &b.ds[len(b.ds)-1]
+}
+
+// cut makes of the last Datagram those of segment bytes, but for a shorter
+// last one, that the kernel has joined in its payload; a segment of zero
+// stands for one datagram. None is longer than limit.
+func (b *readBatch) cut(segment, limit int) {
+	first := len(b.ds) - 1
+	payload := b.ds[first].Payload
+	if segment <= 0 || segment >= len(payload) {
+		b.ds[first].keep(payload, limit)
+		return
+	}
+	b.ds[first].keep(payload[:segment], limit)
+	for payload = payload[segment:]; len(payload) > 0; {
+		d, end := b.next(), min(segment, len(payload))
+		*d = b.ds[first]
+		d.Truncated = false
+		d.keep(payload[:end], limit)
+		payload = payload[end:]
 	}
 }
 

@@ -163,7 +163,8 @@ func (s *packetSocket) read() ([]Datagram, error) {
 		return nil, err
 	}
 	peer, _ := addrPortOf(addr)
-	s.ds[0] = received(s.buf[:n:n], peer, s.max)
+	s.ds[0] = Datagram{Addr: unmap(peer)}
+	s.ds[0].keep(s.buf[:n], s.max)
 	if !s.local.Addr().IsUnspecified() {
 		s.ds[0].Local = s.local.Addr()
 	}
@@ -175,13 +176,13 @@ func (s *packetSocket) write(d Datagram) error {
 	return err
 }
 
-// received makes a Datagram of what a socket has read, cut to limit.
-func received(payload []byte, addr netip.AddrPort, limit int) Datagram {
-	d := Datagram{Payload: payload, Addr: unmap(addr)}
+// keep makes payload that of d, cut to limit, so that appending to it goes
+// elsewhere.
+func (d *Datagram) keep(payload []byte, limit int) {
 	if len(payload) > limit {
-		d.Payload, d.Truncated = payload[:limit:limit], true
+		payload, d.Truncated = payload[:limit], true
 	}
-	return d
+	d.Payload = payload[:len(payload):len(payload)]
 }
 
 // unmap returns a with an IPv4 address that is mapped into IPv6 as IPv4.

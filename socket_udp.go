@@ -31,9 +31,15 @@ type udpSocket struct {
 	groupsBy atomic.Int64 // setMulticastInterface
 	zones    zoneCache    // of the Conn's goroutine, like all from here on
 	drains   bool
-	buf      []byte
-	oob      []byte
-	ds       [1]Datagram
+	in       *singleRead // nil until the first read
+}
+
+// A singleRead is the memory for reading one datagram at a time. Other than
+// faster ways, this one holds it while it waits.
+type singleRead struct {
+	payload [readBuffer]byte
+	control [controlSpace]byte
+	ds      [1]Datagram
 }
 
 func newUDPSocket(conn *net.UDPConn, maxDatagram int) (*udpSocket, error) {
@@ -150,23 +156,24 @@ func (s *udpSocket) drain() error {
 }
 
 func (s *udpSocket) read() ([]Datagram, error) {
-	if s.buf == nil {
-		s.buf, s.oob = make([]byte, readBuffer), make([]byte, controlSpace)
+	if s.in == nil {
+		s.in = new(singleRead)
 	}
 	if s.drains {
 		if err := s.conn.SetReadDeadline(time.Now().Add(drainGrace)); err != nil {
 			return nil, os.ErrDeadlineExceeded
 		}
 	}
-	n, oobn, _, addr, err := s.conn.ReadMsgUDPAddrPort(s.buf, s.oob)
+	n, controln, _, addr, err := s.conn.ReadMsgUDPAddrPort(s.in.payload[:], s.in.control[:])
 	if err != nil {
 		return nil, err
 	}
-	s.ds[0] = received(s.buf[:n:n], addr, s.max)
-	s.ds[0].Local = s.bound
-	parseControl(s.oob[:oobn], &s.ds[0])
-	s.zones.complete(&s.ds[0])
-	return s.ds[:], nil
+	d := &s.in.ds[0]
+	*d = Datagram{Addr: unmap(addr), Local: s.bound}
+	d.keep(s.in.payload[:n], s.max)
+	parseControl(s.in.control[:controln], d)
+	s.zones.complete(d)
+	return s.in.ds[:], nil
 }
 
 func (s *udpSocket) write(d Datagram) error {
