@@ -37,39 +37,51 @@ const (
 func (c *Conn) loop() {
 	defer c.finish()
 	defer c.end()
-	for pause := firstPause; ; {
+	for {
 		ds, err := c.sock.read()
-		if err == nil {
-			pause = firstPause
-			c.spend(ds)
-			c.deliver(ds)
-			c.sock.release()
-		} else if c.drains && errors.Is(err, os.ErrDeadlineExceeded) {
-			break // nothing waits any more
-		} else if err = c.outlive(err); err != nil {
-			if c.state.Load() == stateClosed {
+		if err != nil {
+			if c.ends(err) {
 				break
 			}
-			if errors.Is(err, net.ErrClosed) { // by somebody else
-				c.err = c.opError(opRead, c.RemoteAddr(), err)
-				break
-			}
-			c.stats.readErrors.Add(1)
-			c.log(slog.LevelWarn, "udp: read failed", "error", err)
-			if c.drains {
-				break
-			}
-			c.sleep(pause)
-			pause = min(2*pause, lastPause)
-			if c.state.Load() == stateDraining {
-				c.woken()
-			}
+			continue
 		}
-		if c.drains && c.left < 0 {
-			break // the rest has come since
+		c.pause = firstPause
+		last := c.drains && c.spent(ds)
+		c.deliver(ds)
+		c.sock.release()
+		if last {
+			break
 		}
 	}
 	c.ended = true
+}
+
+// ends sees to an error of read, and reports whether it is the last.
+func (c *Conn) ends(err error) bool {
+	if c.drains && errors.Is(err, os.ErrDeadlineExceeded) {
+		return true // nothing waits any more
+	}
+	if err = c.outlive(err); err == nil {
+		return c.drains && c.left < 0
+	}
+	if c.state.Load() == stateClosed {
+		return true
+	}
+	if errors.Is(err, net.ErrClosed) { // by somebody else
+		c.err = c.opError(opRead, c.RemoteAddr(), err)
+		return true
+	}
+	c.stats.readErrors.Add(1)
+	c.log(slog.LevelWarn, "udp: read failed", "error", err)
+	if c.drains {
+		return true
+	}
+	c.sleep(c.pause)
+	c.pause = min(2*c.pause, lastPause)
+	if c.state.Load() == stateDraining {
+		c.woken()
+	}
+	return false
 }
 
 // outlive does what an error of read is a reason for, and returns one that
@@ -120,12 +132,10 @@ const (
 	emptyCost = 512
 )
 
-// spend counts ds towards what can have waited when the Conn began to drain:
-// under a flood, the socket is never empty.
-func (c *Conn) spend(ds []Datagram) {
-	if !c.drains {
-		return
-	}
+// spent counts ds towards what can have waited when the Conn began to drain,
+// and reports whether that has all been read: under a flood, the socket is
+// never empty.
+func (c *Conn) spent(ds []Datagram) bool {
 	for i := range ds {
 		if n := len(ds[i].Payload); n > 0 {
 			c.left -= n + leastCost
@@ -133,6 +143,7 @@ func (c *Conn) spend(ds []Datagram) {
 			c.left -= emptyCost
 		}
 	}
+	return c.left < 0
 }
 
 // sleep waits for d, or until the Conn is to stop.
@@ -170,23 +181,27 @@ func (c *Conn) deliver(ds []Datagram) {
 	bytes := 0
 	for i := range ds {
 		bytes += len(ds[i].Payload)
+		if ds[i].Truncated {
+			c.stats.truncated.Add(1)
+		}
 	}
 	if c.stats.read(len(ds), bytes)%dropInterval == 0 {
 		c.sock.dropped() // its count may wrap
 	}
 	if c.handlers.batch != nil {
 		c.deliverBatch(ds)
-		return
+	} else {
+		c.deliverEach(ds)
 	}
+}
+
+func (c *Conn) deliverEach(ds []Datagram) {
 	for i := range ds {
-		if ds[i].Truncated {
-			c.stats.truncated.Add(1)
-		}
 		switch {
 		case !c.accepts(&ds[i]):
 			c.stats.discarded.Add(1)
 		case c.handlers.datagram != nil:
-			c.handle(ds[i])
+			c.handle(&ds[i])
 		}
 		if raceEnabled {
 			poison(ds[i : i+1])
@@ -194,11 +209,11 @@ func (c *Conn) deliver(ds []Datagram) {
 	}
 }
 
-func (c *Conn) handle(d Datagram) {
+func (c *Conn) handle(d *Datagram) {
 	if c.config.Recover != nil {
 		defer c.recovered()
 	}
-	c.handlers.datagram.HandleDatagram(c, d)
+	c.handlers.datagram.HandleDatagram(c, *d)
 }
 
 // deliverBatch hands over what is left of ds without those that the handler
@@ -206,9 +221,6 @@ func (c *Conn) handle(d Datagram) {
 func (c *Conn) deliverBatch(ds []Datagram) {
 	accepted := ds[:0]
 	for i := range ds {
-		if ds[i].Truncated {
-			c.stats.truncated.Add(1)
-		}
 		if c.accepts(&ds[i]) {
 			if len(accepted) < i {
 				ds[len(accepted)] = ds[i]
@@ -248,129 +260,6 @@ func (c *Conn) accepts(d *Datagram) bool {
 		return false
 	}
 	return !d.Local.IsMulticast() || c.adopted || c.memberOf(d)
-}
-
-// Limits for reports: how many the Conn holds for its goroutine, and how long
-// reads come first when there are more.
-const (
-	maxReports  = 256
-	reportPause = time.Millisecond
-)
-
-// askForReports has the socket keep reports apart for HandleUndelivered. A
-// socket that cannot gives what it knows by the errors of reads and writes.
-func (c *Conn) askForReports() {
-	if r, ok := c.sock.(reporter); ok && c.handlers.undelivered != nil && r.askForReports() {
-		c.reporter = r
-	}
-}
-
-// note is for a report that a write met. The goroutine delivers it, never the
-// writer, which may hold locks that the handler wants. Those for which there
-// is no room are counted only.
-func (c *Conn) note(u Undelivered) {
-	c.stats.undelivered.Add(1)
-	if c.handlers.undelivered == nil {
-		return
-	}
-	c.wakeMu.Lock()
-	if len(c.reports) < maxReports {
-		c.reports = append(c.reports, u)
-	}
-	c.wakeMu.Unlock()
-	c.wake()
-}
-
-// lookForReports takes the reports that the socket keeps, and has the
-// goroutine deliver them. It is for whoever met a sign of them: the system
-// may give no other.
-func (c *Conn) lookForReports() {
-	if c.reporter == nil {
-		return
-	}
-	more := c.collect()
-	c.wakeMu.Lock()
-	more = more || len(c.reports) > 0
-	c.wakeMu.Unlock()
-	if more {
-		c.wake()
-	}
-}
-
-// collect takes the reports that the socket keeps, as many as there is room
-// for, and tells whether there may be more.
-func (c *Conn) collect() (more bool) {
-	if c.reporter == nil {
-		return false
-	}
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	return c.reporter.takeReports(maxReports-len(c.reports), func(u Undelivered) {
-		c.stats.undelivered.Add(1)
-		c.reports = append(c.reports, u)
-	})
-}
-
-// wake makes the goroutine look at the state and at the reports: it ends the
-// read that is under way, or the next.
-func (c *Conn) wake() error {
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	if c.awake {
-		return nil
-	}
-	c.awake = true
-	return c.sock.setReadDeadline(past)
-}
-
-// isAwake reports whether a deadline that is over is one of wake's.
-func (c *Conn) isAwake() bool {
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	return c.awake
-}
-
-// woken does what wake was called for. From the moment that the Conn drains,
-// reads do not wait, and it stays awake.
-func (c *Conn) woken() error {
-	more := c.takeReports()
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	switch {
-	case c.state.Load() == stateDraining:
-		c.awake, c.drains, c.left = true, true, c.mayWait()
-		return c.sock.drain()
-	case more || len(c.reports) > 0:
-		// A read whose deadline is over does not even try.
-		c.awake, c.paced = true, true
-		return c.sock.setReadDeadline(time.Now().Add(reportPause))
-	}
-	c.awake = false
-	return c.sock.setReadDeadline(time.Time{})
-}
-
-// takeReports hands the reports of the socket and of writers to the handler,
-// and tells whether there may be more.
-func (c *Conn) takeReports() (more bool) {
-	more = c.collect()
-	c.wakeMu.Lock()
-	reports := c.reports
-	c.reports = nil
-	c.wakeMu.Unlock()
-	for _, u := range reports {
-		c.report(u)
-	}
-	return more
-}
-
-func (c *Conn) report(u Undelivered) {
-	if c.handlers.undelivered == nil || c.state.Load() == stateClosed {
-		return
-	}
-	if c.config.Recover != nil {
-		defer c.recovered()
-	}
-	c.handlers.undelivered.HandleUndelivered(c, u)
 }
 
 // recovered is deferred around each call of a handler, if Recover is set.

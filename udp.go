@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // A PacketListener opens sockets. *net.ListenConfig and *MemNet are
@@ -85,11 +86,12 @@ type Conn struct {
 	reports []Undelivered // for the goroutine to deliver
 
 	// Of the goroutine alone.
-	drains bool       // the socket has been told to drain
-	left   int        // what it may still read then, in bytes
-	paced  bool       // more reports wait, for a moment in which reads come first
-	ended  bool       // the loop has come to its end by itself
-	lent   []Datagram // what HandleBatch was given, in race builds
+	pause  time.Duration // after the next failure
+	drains bool          // the socket has been told to drain
+	left   int           // what it may still read then, in bytes
+	paced  bool          // more reports wait, for a moment in which reads come first
+	ended  bool          // the loop has come to its end by itself
+	lent   []Datagram    // what HandleBatch was given, in race builds
 
 	stats statistics
 }
@@ -155,7 +157,7 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 	if pc == nil {
 		return nil, errors.New("nil net.PacketConn")
 	}
-	c := &Conn{config: *lc, stopping: make(chan struct{}), done: make(chan struct{})}
+	c := &Conn{config: *lc, stopping: make(chan struct{}), done: make(chan struct{}), pause: firstPause}
 	if c.config.MaxDatagram == 0 {
 		c.config.MaxDatagram = readBuffer - 1
 	}
