@@ -254,16 +254,13 @@ func (c *Conn) findAny(group netip.Addr) int {
 // group, and 0 if it does not tell. Filtering by interface, and leaving after
 // the routes have changed, need it.
 func (c *Conn) chosen(mc multicaster, group netip.Addr) int {
-	asked, ok := mc.(interface {
-		interfaceLister
-		memberAt(group netip.Addr, index int) bool
-	})
+	lister, ok := mc.(interfaceLister)
 	if !ok {
 		return 0
 	}
-	ifis, _ := asked.interfaces()
+	ifis, _ := lister.interfaces()
 	for _, ifi := range ifis {
-		if !c.joinedOn(group, ifi.Index) && asked.memberAt(group, ifi.Index) {
+		if !c.joinedOn(group, ifi.Index) && lister.memberAt(group, ifi.Index) {
 			return ifi.Index
 		}
 	}

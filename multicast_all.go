@@ -28,15 +28,17 @@ type everywhere struct {
 	failures map[int]string // what has been said about interfaces that cannot join
 }
 
-// An interfaceLister is a multicaster that has interfaces.
+// An interfaceLister is a multicaster on the system's interfaces, which come
+// and go. One that is none is joined everywhere where it names no interface.
 type interfaceLister interface {
 	interfaces() ([]net.Interface, error)
-}
 
-// An interfaceWatcher is an interfaceLister whose interfaces come and go. What
-// watchInterfaces returns has a value in changes after they have changed; if
-// it is nil or closed, somebody must look. After stop nothing is left of it.
-type interfaceWatcher interface {
+	// memberAt reports whether the system says that the socket has joined
+	// group on the interface of that index. Not every system does.
+	memberAt(group netip.Addr, index int) bool
+
+	// watchInterfaces returns what has a value after something has changed;
+	// if it is nil or closed, somebody must look. After stop nothing is left.
 	watchInterfaces() (changes <-chan struct{}, stop func(), err error)
 }
 
@@ -83,9 +85,7 @@ func (c *Conn) joinAll(mc multicaster, m membership) error {
 	}
 	e := &everywhere{group: m.group, left: make(map[int]bool), failures: make(map[int]string)}
 	c.follow.groups = append(c.follow.groups, e)
-	if w, ok := mc.(interfaceWatcher); ok {
-		c.startFollowing(w) // before the first look, to miss nothing
-	}
+	c.startFollowing(lister) // before the first look, to miss nothing
 	err := c.update(mc, lister, e)
 	if err != nil {
 		c.leaveAll(mc, e)
@@ -115,12 +115,12 @@ func (c *Conn) leaveAll(mc multicaster, e *everywhere) {
 
 // startFollowing starts the goroutine that watches the interfaces. It ends
 // with the Conn.
-func (c *Conn) startFollowing(w interfaceWatcher) {
+func (c *Conn) startFollowing(lister interfaceLister) {
 	if c.follow.running {
 		return
 	}
 	c.follow.running = true
-	changes, stop, err := w.watchInterfaces()
+	changes, stop, err := lister.watchInterfaces()
 	if err != nil {
 		c.log(slog.LevelWarn, "udp: looking at the interfaces every second, as the system does not tell", "error", err)
 	}

@@ -44,10 +44,9 @@ func (s *udpSocket) watchInterfaces() (changes <-chan struct{}, stop func(), err
 	}, nil
 }
 
-// memberAt reports whether the socket has joined group on the interface of
-// that index. It asks for the sources that the socket hears there
-// (MCAST_MSFILTER, RFC 3678), which is an error where it has not. The request is a struct group_filter of ip(7) with room
-// for no source.
+// memberAt asks for the sources that the socket hears in group on that
+// interface (MCAST_MSFILTER, RFC 3678), which is an error where it has not
+// joined. The request is a struct group_filter with room for no source.
 func (s *udpSocket) memberAt(group netip.Addr, index int) bool {
 	const (
 		storage = 128 // struct sockaddr_storage

@@ -118,6 +118,7 @@ func (h *host) command(name string, args ...string) *exec.Cmd {
 type process struct {
 	t     *testing.T
 	name  string
+	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines chan string
 }
@@ -127,7 +128,7 @@ type process struct {
 func (h *host) start(name string, args ...string) *process {
 	h.t.Helper()
 	cmd := h.command(name, args...)
-	p := &process{t: h.t, name: name, lines: make(chan string, 1000)}
+	p := &process{t: h.t, name: name, cmd: cmd, lines: make(chan string, 1000)}
 	var err error
 	if p.in, err = cmd.StdinPipe(); err != nil {
 		h.t.Fatal(err)
