@@ -133,8 +133,9 @@ type message struct {
 // A flow is what of a batch goes to one peer.
 type flow struct {
 	addr       netip.AddrPort
-	head, tail int16
+	head, tail int16 // its first and last datagram, by index
 	slot       int16 // in the table
+	mixed      bool  // they do not all leave from the same place
 }
 
 const (
@@ -190,23 +191,26 @@ func (w *sending) fail(i int, addr netip.AddrPort, err error) {
 
 // gather finds the flows of the window.
 func (w *sending) gather() {
-	b, last := w.b, -1
+	b, last := w.b, -1 // last: the flow of the datagram before, if it has one
 	for i := range w.ds {
 		d := &w.ds[i]
-		addr, err := w.c.destination(d, true)
-		if err != nil {
-			w.fail(i, addr, err)
-			continue
-		}
-		b.next[i] = -1
-		if last < 0 || b.flows[last].addr != addr {
-			if last = w.find(addr); b.flows[last].head == -1 {
-				b.flows[last].head, b.flows[last].tail = int16(i), int16(i)
+		if last < 0 || d.Addr != w.ds[i-1].Addr || !sameSource(d, &w.ds[i-1]) {
+			addr, err := w.c.destination(d, true)
+			if err != nil {
+				w.fail(i, addr, err)
+				last = -1
 				continue
 			}
+			last = w.find(addr)
 		}
 		f := &b.flows[last]
-		b.next[f.tail], f.tail = int16(i), int16(i)
+		if b.next[i] = -1; f.head < 0 {
+			f.head = int16(i)
+		} else {
+			f.mixed = f.mixed || !sameSource(d, &w.ds[f.head])
+			b.next[f.tail] = int16(i)
+		}
+		f.tail = int16(i)
 	}
 }
 
@@ -264,7 +268,8 @@ func (w *sending) pack(f *flow) {
 			if i = b.next[i]; i < 0 || len(p) < m.segment || m.count == maxSegments {
 				break
 			}
-			if size := len(w.ds[i].Payload); size == 0 || size > m.segment || m.bytes+size > limit || !sameSource(&w.ds[m.first], &w.ds[i]) {
+			if size := len(w.ds[i].Payload); size == 0 || size > m.segment || m.bytes+size > limit ||
+				f.mixed && !sameSource(&w.ds[m.first], &w.ds[i]) {
 				break
 			}
 		}
@@ -352,7 +357,13 @@ func (w *sending) flush() {
 func (b *sendBatch) send(fd uintptr) {
 	for {
 		var r uintptr
-		r, _, b.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.headers[b.sent])), uintptr(b.filled-b.sent), unix.MSG_DONTWAIT, 0, 0)
+		next := unsafe.Pointer(&b.headers[b.sent])
+		if b.filled-b.sent == 1 {
+			_, _, b.errno = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(next), unix.MSG_DONTWAIT)
+			r = 1
+		} else {
+			r, _, b.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(next), uintptr(b.filled-b.sent), unix.MSG_DONTWAIT, 0, 0)
+		}
 		if b.errno == 0 {
 			b.sent += int(r)
 		}
