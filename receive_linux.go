@@ -155,7 +155,7 @@ func (b *readBatch) receive(fd uintptr) (n int, errno syscall.Errno) {
 			r, _, errno = unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&b.headers[0].hdr)), unix.MSG_DONTWAIT)
 			b.headers[0].size, n = uint32(r), 1
 		} else {
-			r, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.headers[0])), uintptr(len(b.headers)), unix.MSG_DONTWAIT, 0, 0)
+			r, _, errno = unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.headers[0])), uintptr(len(b.headers)), unix.MSG_DONTWAIT, 0, 0)
 			n = int(r)
 		}
 		if errno != unix.EINTR {

@@ -25,6 +25,10 @@ const (
 	// maxMessages bounds a sendmmsg, maxIovecs all its messages together.
 	maxMessages = 64
 	maxIovecs   = 512
+
+	// briefBytes is how much a sendmmsg may carry and still be brief, as
+	// fastSocket means that.
+	briefBytes = 128 << 10
 )
 
 // A sendOne is the memory for sending one datagram.
@@ -115,6 +119,7 @@ type sendBatch struct {
 	filled   int // messages that are ready
 	sent     int // those that the kernel took
 	iovs     int // iovecs in use
+	bytes    int // of payload in the messages
 	errno    syscall.Errno
 
 	flows []flow           // in the order of their first datagrams
@@ -275,6 +280,7 @@ func (w *sending) pack(f *flow) {
 		}
 		w.address(f, m, iovs)
 		b.iovs += len(iovs)
+		b.bytes += m.bytes
 		b.filled++
 	}
 }
@@ -349,7 +355,7 @@ func (w *sending) flush() {
 		}
 	}
 	clear(b.iovecs[:b.iovs]) // the payloads are the caller's
-	b.filled, b.iovs = 0, 0
+	b.filled, b.iovs, b.bytes = 0, 0, 0
 }
 
 // send sends without waiting. sendmmsg stops at the first message that fails,
@@ -358,11 +364,14 @@ func (b *sendBatch) send(fd uintptr) {
 	for {
 		var r uintptr
 		next := unsafe.Pointer(&b.headers[b.sent])
-		if b.filled-b.sent == 1 {
-			_, _, b.errno = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(next), unix.MSG_DONTWAIT)
+		switch n := uintptr(b.filled - b.sent); {
+		case n == 1:
+			_, _, b.errno = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(next), unix.MSG_DONTWAIT)
 			r = 1
-		} else {
-			r, _, b.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(next), uintptr(b.filled-b.sent), unix.MSG_DONTWAIT, 0, 0)
+		case b.bytes <= briefBytes:
+			r, _, b.errno = unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(next), n, unix.MSG_DONTWAIT, 0, 0)
+		default:
+			r, _, b.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(next), n, unix.MSG_DONTWAIT, 0, 0)
 		}
 		if b.errno == 0 {
 			b.sent += int(r)
