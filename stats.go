@@ -13,7 +13,7 @@ type Stats struct {
 	ReadBytes     uint64 // of payload, as delivered
 	Truncated     uint64 // cut to MaxDatagram
 	Discarded     uint64 // read, but not for the handler: not from the peer, to a group not joined, or after Close
-	Dropped       uint64 // thrown away by the kernel, because the receive buffer was full (Linux)
+	Dropped       uint64 // thrown away by the kernel, because the receive buffer was full (Linux); those it had joined count as one
 	Undelivered   uint64 // reports of the network that a datagram did not arrive
 	ReadErrors    uint64 // survived
 
