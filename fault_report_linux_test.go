@@ -22,7 +22,7 @@ import (
 // TestReport writes to ports where nobody listens, on sockets without a peer:
 // each report names its datagram's destination, and comes once.
 func TestReport(t *testing.T) {
-	for _, n := range kernelNetworks() {
+	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
 			r := record()
 			c := n.listen(t, r)
@@ -54,7 +54,7 @@ func TestReport(t *testing.T) {
 // TestReportsInOneBatch has dead and live peers take turns in one WriteBatch,
 // in runs of many lengths and one: the live ones get all of theirs.
 func TestReportsInOneBatch(t *testing.T) {
-	for _, n := range kernelNetworks() {
+	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
 			r, live := record(), record()
 			c, l := n.listen(t, r), n.listen(t, live)
@@ -88,7 +88,7 @@ func TestReportsInOneBatch(t *testing.T) {
 // error, and each report is about a dead one.
 func TestDeadPeers(t *testing.T) {
 	const peers, writers, rounds = 40, 4, 50
-	for _, n := range kernelNetworks() {
+	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
 			n.config.ReadBuffer = 4 << 20
 			var received [peers]atomic.Int64
@@ -158,7 +158,7 @@ func TestDeadPeers(t *testing.T) {
 // then the goroutine waits.
 func TestReportStorm(t *testing.T) {
 	const total = 20000
-	n := network{bind: "127.0.0.1:0", host: loopback4}
+	n := setup{bind: "127.0.0.1:0", host: loopback4}
 	var reports atomic.Uint64
 	datagrams := make(chan string, total)
 	c := n.listen(t, funcs{
@@ -188,7 +188,7 @@ func TestReportStorm(t *testing.T) {
 func TestReportsWhileBlocked(t *testing.T) {
 	const total = 20000
 	for _, connected := range []bool{false, true} {
-		n := network{bind: "127.0.0.1:0", host: loopback4}
+		n := setup{bind: "127.0.0.1:0", host: loopback4}
 		entered, open := make(chan struct{}), make(chan struct{})
 		r := record()
 		var reports int
@@ -233,7 +233,7 @@ func TestReportsWhileBlocked(t *testing.T) {
 // TestReportConnected connects to one dead peer after another: each report is
 // delivered once, with the peer that it is about.
 func TestReportConnected(t *testing.T) {
-	for _, n := range kernelNetworks() {
+	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
 			r := record()
 			c := n.listen(t, r)
@@ -263,7 +263,7 @@ func TestReportConnected(t *testing.T) {
 // TestReportsUnasked has a Handler without HandleUndelivered: the kernel is
 // asked for nothing, and what it says to a connected socket is counted.
 func TestReportsUnasked(t *testing.T) {
-	n := network{bind: ":0", host: loopback4}
+	n := setup{bind: ":0", host: loopback4}
 	c := n.listen(t, udp.HandlerFunc(func(*udp.Conn, udp.Datagram) {}))
 	if recverr(t, c, unix.IPPROTO_IP, unix.IP_RECVERR) != 0 || recverr(t, c, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 0 {
 		t.Error("IP_RECVERR is on")
@@ -286,7 +286,7 @@ func TestReportsUnasked(t *testing.T) {
 // TestLocalErrors writes what is too long, thousands of times: Write says so,
 // nobody else does, and nothing of it stays in the socket's buffer.
 func TestLocalErrors(t *testing.T) {
-	for _, n := range kernelNetworks() {
+	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
 			r := record()
 			c := n.listen(t, r)
@@ -352,7 +352,7 @@ var icmpRows = []struct {
 // TestEveryReport has each kind of ICMP message come, on a socket without a
 // peer, on a connected one, and on a connected one without HandleUndelivered.
 func TestEveryReport(t *testing.T) {
-	for _, n := range kernelNetworks() {
+	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
 			icmp := openICMP(t, n.host)
 			p := n.peer(t)
@@ -403,7 +403,7 @@ func checkReport(t *testing.T, u udp.Undelivered, about netip.AddrPort, offender
 // TestWriteThroughReports writes to a live peer while reports of each kind
 // about another come, from a second goroutine: no write fails.
 func TestWriteThroughReports(t *testing.T) {
-	for _, n := range []network{{name: "udp4", bind: "127.0.0.1:0", host: loopback4}, {name: "udp6", bind: "[::1]:0", host: loopback6}} {
+	for _, n := range []setup{{name: "udp4", bind: "127.0.0.1:0", host: loopback4}, {name: "udp6", bind: "[::1]:0", host: loopback6}} {
 		t.Run(n.name, func(t *testing.T) {
 			if n.host.Is6() {
 				needIPv6(t)
