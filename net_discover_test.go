@@ -50,6 +50,7 @@ func TestDiscoverExample(t *testing.T) {
 	plug(3)
 	one.says(`"three" is at 10.1.0.3`)
 	three.says(`"one" is at 10.1.0.1`)
+	three.says(`"second" is at 10.1.0.2`)
 
 	second.cmd.Process.Signal(os.Interrupt)
 	for _, p := range []*process{one, two, three} {

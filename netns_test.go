@@ -121,6 +121,7 @@ type process struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines chan string
+	said  []string // lines that nobody has waited for
 }
 
 // start runs a program with what it prints, to the standard output and error,
@@ -156,22 +157,30 @@ func (h *host) start(name string, args ...string) *process {
 	return p
 }
 
-// says waits for a line with all of the words, and returns it.
+// says waits for a line with all of the words, if it has not come already,
+// and returns it. No line is returned twice.
 func (p *process) says(words ...string) string {
 	p.t.Helper()
-	var said []string
+	has := func(line string) bool {
+		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) })
+	}
+	if i := slices.IndexFunc(p.said, has); i >= 0 {
+		line := p.said[i]
+		p.said = slices.Delete(p.said, i, i+1)
+		return line
+	}
 	for end := time.After(patience); ; {
 		select {
 		case line, ok := <-p.lines:
 			if !ok {
-				p.t.Fatalf("%s ended without %q; it said %q", p.name, words, said)
+				p.t.Fatalf("%s ended without %q; it said %q", p.name, words, p.said)
 			}
-			said = append(said, line)
-			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
+			if has(line) {
 				return line
 			}
+			p.said = append(p.said, line)
 		case <-end:
-			p.t.Fatalf("%s did not say %q but %q", p.name, words, said)
+			p.t.Fatalf("%s did not say %q but %q", p.name, words, p.said)
 		}
 	}
 }
