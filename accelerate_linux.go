@@ -16,16 +16,19 @@ import (
 // for each (recvmmsg(2), sendmmsg(2)), and those of one peer as one, which the
 // kernel or the network card cuts and joins (UDP_SEGMENT, UDP_GRO: udp(7)).
 //
-// A call for one datagram is made by RawSyscall, which does not tell Go's
-// scheduler: that takes as long as a third of the call. Until it returns, the
-// thread runs nothing else and a garbage collection that starts must wait for
-// it. So only calls that do not wait and end within some microseconds are made
-// that way: never a batch. MSG_DONTWAIT makes sure of it, as a descriptor that
-// others share may be in blocking mode (os.File.Fd puts it there).
+// Brief calls are made by RawSyscall, which does not tell Go's scheduler: that
+// would take some tenths of a microsecond for each, and have the runtime's
+// monitor look after each that takes more than 20. What it costs is that until
+// such a call returns, its thread runs nothing else, and a garbage collection
+// that is to start waits for it. So only calls that never wait are made that
+// way, and of batches only those that take a tenth of a millisecond or two.
+// MSG_DONTWAIT makes sure of it, as a descriptor that others share may be in
+// blocking mode (os.File.Fd puts it there).
 type fastSocket struct {
 	*udpSocket
 	segments atomic.Int64 // the longest segment that may be sent with UDP_SEGMENT; zero: none
 	indexes  indexCache
+	nameless sync.RWMutex // read-locked to send to the peer without naming it, locked to change it
 
 	// Of the Conn's goroutine.
 	receive func(fd uintptr) bool // s.receiveOnce, made once
@@ -41,10 +44,11 @@ type fastSocket struct {
 func accelerate(s *udpSocket, noOffload bool) socket {
 	f := &fastSocket{udpSocket: s, idle: true}
 	f.receive = f.receiveOnce
-	if noOffload {
-		return f
-	}
 	s.raw.Control(func(fd uintptr) {
+		if noOffload { // where it was inherited
+			unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 0)
+			return
+		}
 		// Kernels that do not know UDP_SEGMENT ignore it in a control
 		// message, and send one datagram instead of many (before 4.18).
 		if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT); err == nil {
@@ -53,6 +57,18 @@ func accelerate(s *udpSocket, noOffload bool) socket {
 		unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) // since 5.0
 	})
 	return f
+}
+
+func (s *fastSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
+	s.nameless.Lock()
+	defer s.nameless.Unlock()
+	return s.udpSocket.connect(peer)
+}
+
+func (s *fastSocket) disconnect() error {
+	s.nameless.Lock()
+	defer s.nameless.Unlock()
+	return s.udpSocket.disconnect()
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2), which x/sys does not have.

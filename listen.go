@@ -69,8 +69,8 @@ func (lc *ListenConfig) listen(ctx context.Context, network, address string, how
 			return nil, opError(opListen, netip.AddrPort{}, at[0], err)
 		}
 		c, err := lc.newConn(pc)
-		if k, ok := pc.(portKeeper); err == nil && ok && at[0].Port() == 0 {
-			err = k.keepPort()
+		if err == nil && at[0].Port() == 0 {
+			err = c.keepPort()
 		}
 		if err == nil {
 			return c, nil
@@ -80,6 +80,14 @@ func (lc *ListenConfig) listen(ctx context.Context, network, address string, how
 			return nil, opError(opListen, netip.AddrPort{}, at[0], err)
 		}
 	}
+}
+
+// keepPort makes sure that a port that the system has chosen stays.
+func (c *Conn) keepPort() error {
+	if k, ok := c.sock.(portKeeper); ok {
+		return k.keepPort()
+	}
+	return nil
 }
 
 // bindAddress returns what to ask a PacketListener for. An IPv4 host means

@@ -37,9 +37,9 @@ type Datagram struct {
 	// than ListenConfig.MaxDatagram, and is cut to that.
 	Truncated bool
 
-	// source is the interface's own IPv4 address (ipi_spec_dst of ip(7)),
-	// where Local is a group or a broadcast address and the system tells.
-	source [4]byte
+	// notOwn is Local as it came, where that is an IPv4 group or broadcast
+	// address; by its looks, the broadcast address of a subnet is like others.
+	notOwn [4]byte
 }
 
 // Clone returns a copy of d with a payload of its own, to keep after the

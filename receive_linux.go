@@ -18,7 +18,7 @@ import (
 var readClasses = [...]int{1, 8, 64}
 
 // enoughBytes in one read: more would leave the processor's cache before the
-// handler comes to it.
+// handler comes to it, and make the call a long one.
 const enoughBytes = 256 << 10
 
 // manySingles is how many reads of one datagram, that had to be waited for,

@@ -78,23 +78,25 @@ func (s *fastSocket) write(d Datagram) error {
 		op.iovec.Base = nil
 	}
 	op.iovec.SetLen(len(d.Payload))
-	op.header.Name, op.header.Namelen, op.header.Control = nil, 0, nil
-	if peer := s.peer.Load(); peer == nil || *peer != d.Addr {
-		op.header.Name = (*byte)(unsafe.Pointer(&op.name))
-		op.header.Namelen = s.encodeName(&op.name, d.Addr)
-	}
+	op.header.Control = nil
 	if control := s.packetInfo(op.control[:0], &d, d.Addr.Addr()); len(control) > 0 {
 		op.header.Control = &op.control[0]
 		op.header.SetControllen(len(control))
 	}
+	// The name of the peer spares it from being mistaken for another while
+	// that changes; without it, the kernel knows the route already.
+	named := !s.isPeer(d.Addr)
+	if !named {
+		op.header.Name, op.header.Namelen = nil, 0
+	} else {
+		op.setName(s, d.Addr)
+	}
 	err := s.raw.Control(op.run)
-	if err == nil && op.errno == unix.EDESTADDRREQ && op.header.Name == nil {
-		// A Disconnect is under way; the name still leads there.
-		op.header.Name = (*byte)(unsafe.Pointer(&op.name))
-		op.header.Namelen = s.encodeName(&op.name, d.Addr)
-		err = s.raw.Control(op.run)
+	if !named {
+		s.nameless.RUnlock()
 	}
 	if err == nil && op.errno == unix.EAGAIN {
+		op.setName(s, d.Addr)
 		err = s.raw.Write(op.wait)
 	}
 	if err == nil && op.errno != 0 {
@@ -103,6 +105,24 @@ func (s *fastSocket) write(d Datagram) error {
 	op.iovec.Base = nil // the payload is the caller's
 	sendOnes.Put(op)
 	return err
+}
+
+func (op *sendOne) setName(s *fastSocket, addr netip.AddrPort) {
+	op.header.Name = (*byte)(unsafe.Pointer(&op.name))
+	op.header.Namelen = s.encodeName(&op.name, addr)
+}
+
+// isPeer reports whether the kernel's socket is connected to addr. If it is,
+// it stays so until the caller unlocks nameless.
+func (s *fastSocket) isPeer(addr netip.AddrPort) bool {
+	if s.peer.Load() == nil || !s.nameless.TryRLock() {
+		return false
+	}
+	if peer := s.peer.Load(); peer != nil && *peer == addr {
+		return true
+	}
+	s.nameless.RUnlock()
+	return false
 }
 
 // A sendBatch is the memory for sending many datagrams: the messages of one
@@ -287,7 +307,7 @@ func (w *sending) pack(f *flow) {
 
 // sameSource reports whether a and b leave from the same place.
 func sameSource(a, b *Datagram) bool {
-	return a.Local == b.Local && a.Interface == b.Interface && a.source == b.source
+	return a.Local == b.Local && a.Interface == b.Interface && a.notOwn == b.notOwn
 }
 
 // appendPayload appends p, as part of the last one where it follows that in
@@ -312,11 +332,8 @@ func (w *sending) address(f *flow, m *message, iovs []unix.Iovec) {
 	h := &b.headers[b.filled].hdr
 	h.Iov = &iovs[0]
 	h.SetIovlen(len(iovs))
-	h.Name, h.Namelen = nil, 0
-	if peer := w.s.peer.Load(); peer == nil || *peer != f.addr {
-		name := &b.names[b.filled]
-		h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr)
-	}
+	name := &b.names[b.filled]
+	h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr)
 	d := &w.ds[m.first]
 	control := w.s.packetInfo(b.control[b.filled][:0], d, f.addr.Addr())
 	if m.count > 1 {
@@ -338,10 +355,13 @@ func appendSegment(b []byte, segment int) []byte {
 
 // flush sends the messages that are ready.
 func (w *sending) flush() {
-	b := w.b
+	b, again, stopped := w.b, false, false
 	for b.sent = 0; b.sent < b.filled; {
 		from := b.sent
 		err := w.s.raw.Control(b.run)
+		if stopped && b.errno == 0 && w.c.reporter == nil && w.s.peer.Load() != nil {
+			w.c.stats.undelivered.Add(1) // what had stopped it was a report
+		}
 		if err == nil && b.errno == unix.EAGAIN {
 			err = w.s.raw.Write(b.wait)
 		}
@@ -349,9 +369,20 @@ func (w *sending) flush() {
 			err = os.NewSyscallError("sendmmsg", b.errno)
 		}
 		w.count(from)
-		if err != nil {
+		stopped = b.sent > from && err == nil && b.sent < b.filled
+		switch {
+		case b.sent > from:
+			again = false
+			if stopped {
+				w.c.lookForReports() // why it stopped is lost; it may have been one
+			}
+		case !again && w.c.reporter != nil && isReport(errnoOf(err)):
+			again = true // as a whole: it was probably said of another
+			w.c.lookForReports()
+		default:
 			w.onebyone(b.sent, err)
 			b.sent++
+			again = false
 		}
 	}
 	clear(b.iovecs[:b.iovs]) // the payloads are the caller's
@@ -406,14 +437,13 @@ func (w *sending) count(from int) {
 func (w *sending) onebyone(index int, cause error) {
 	m := w.b.messages[index]
 	sent, offload := 0, m.count > 1 && isOffloadError(cause)
-	again := offload || errors.Is(cause, unix.EDESTADDRREQ) // a Disconnect is under way
 	for i, left := m.first, m.count; left > 0; i, left = w.b.next[i], left-1 {
 		d := w.ds[i]
 		addr, err := w.c.destination(&d, true)
 		d.Addr = addr
 		switch {
 		case err != nil:
-		case i == m.first && !again:
+		case i == m.first && !offload:
 			err = w.c.sent(d, cause) // it may be the report of another
 		default:
 			err = w.c.send(d)

@@ -118,8 +118,8 @@ func parseControl(b []byte, d *Datagram) (segment int) {
 			d.Interface = int(int32(binary.NativeEndian.Uint32(data)))
 			spec, dst := [4]byte(data[4:]), [4]byte(data[8:])
 			d.Local = netip.AddrFrom4(dst)
-			if d.source = [4]byte{}; spec != dst {
-				d.source = spec
+			if d.notOwn = [4]byte{}; spec != dst {
+				d.notOwn = dst
 			}
 		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= pktinfo6:
 			if d.Addr.Addr().Is4() {

@@ -211,12 +211,10 @@ func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr) []byte 
 // link, not in the routing table; elsewhere the way back from a source is the
 // table's to choose.
 func (d *Datagram) leave(peer netip.Addr) (source netip.Addr, index int) {
-	source, index = d.Local.WithZone(""), d.Interface
+	source, index = d.Local.Unmap().WithZone(""), d.Interface
 	switch {
-	case d.source != [4]byte{}:
-		source = netip.AddrFrom4(d.source)
-	case source.IsMulticast() || source == broadcast:
-		source = netip.Addr{}
+	case source.IsMulticast() || source == broadcast || source.Is4() && source.As4() == d.notOwn:
+		source = netip.Addr{} // of the addresses of that interface, the system knows the right one
 	case routable(source) && routable(peer):
 		index = 0
 	}
