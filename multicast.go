@@ -281,8 +281,9 @@ func limit(err error) error {
 	return err
 }
 
-// Leave ends a membership, which must be named as it was joined. One that
-// does not exist is an error (syscall.EADDRNOTAVAIL).
+// Leave ends a membership, which must be named as it was joined. Without an
+// Interface it also ends a JoinAll of g.Addr, with one it takes that interface
+// out. A membership that does not exist is an error (syscall.EADDRNOTAVAIL).
 func (c *Conn) Leave(g Group) error {
 	return c.group(opLeave, g, func(mc multicaster, m membership) error {
 		e := c.everywhere(m.group)
