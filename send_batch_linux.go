@@ -1,0 +1,387 @@
+//go:build linux && !udpbasic
+
+package udp
+
+import (
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxSegments and maxSegmented bound one message with UDP_SEGMENT, in
+	// datagrams and bytes: UDP_MAX_SEGMENTS as it was until 6.9, and what
+	// fits into an IP packet.
+	maxSegments  = 64
+	maxSegmented = 65000
+
+	// maxMessages bounds a sendmmsg, maxIovecs all its messages together.
+	maxMessages = 64
+	maxIovecs   = 512
+
+	// briefBytes is how much a sendmmsg may carry and still be brief, as
+	// fastSocket means that.
+	briefBytes = 128 << 10
+)
+
+// A sendBatch is the memory for sending many datagrams: the messages of one
+// sendmmsg after the other, and which datagrams go the same way.
+type sendBatch struct {
+	run  func(fd uintptr)      // b.send, made once
+	wait func(fd uintptr) bool // b.sendOrWait, likewise
+
+	headers  [maxMessages]mmsghdr
+	names    [maxMessages]rawName
+	control  [maxMessages][controlSpace]byte
+	messages [maxMessages]message
+	iovecs   [maxIovecs]unix.Iovec
+	filled   int // messages that are ready
+	sent     int // those that the kernel took
+	iovs     int // iovecs in use
+	bytes    int // of payload in the messages
+	errno    syscall.Errno
+
+	flows []flow           // in the order of their first datagrams
+	next  [maxWindow]int16 // the next datagram of the same flow; -1: none
+	table [flowTable]int16 // flows by hash, plus one; zero: none
+}
+
+// A message is what goes out as one: the datagrams of a flow from first on,
+// all from one source.
+type message struct {
+	first, count int16
+	segment      int // the length of each, but for a shorter last one
+	bytes        int
+}
+
+// A flow is what of a batch goes to one peer.
+type flow struct {
+	addr       netip.AddrPort
+	head, tail int16 // its first and last datagram, by index
+	slot       int16 // in the table
+	mixed      bool  // they do not all leave from the same place
+}
+
+const (
+	// maxWindow is how many datagrams are gathered at a time; a longer
+	// batch is more than one.
+	maxWindow = 1024
+
+	// flowTable is the size of the hash table of flows, a power of two.
+	flowTable = 2 * maxWindow
+)
+
+var sendBatches = sync.Pool{New: func() any {
+	b := new(sendBatch)
+	b.run = b.send
+	b.wait = b.sendOrWait
+	return b
+}}
+
+// sending is a WriteBatch under way.
+type sending struct {
+	c    *Conn
+	s    *fastSocket
+	b    *sendBatch
+	ds   []Datagram // the window
+	base int        // its place in the batch
+	n    int        // datagrams sent
+	at   int        // the first that failed
+	err  error      // and why
+}
+
+func (s *fastSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) {
+	w := sending{c: c, s: s, b: sendBatches.Get().(*sendBatch)}
+	for ; w.base < len(ds); w.base += len(w.ds) {
+		w.ds = ds[w.base:min(len(ds), w.base+maxWindow)]
+		w.gather()
+		for i := range w.b.flows {
+			w.pack(&w.b.flows[i])
+		}
+		w.flush()
+		w.b.scatter()
+	}
+	sendBatches.Put(w.b)
+	return w.n, w.err
+}
+
+// fail notes that datagram i of the window was not sent.
+func (w *sending) fail(i int, addr netip.AddrPort, err error) {
+	w.c.stats.writeErrors.Add(1)
+	if i += w.base; w.err == nil || i < w.at {
+		w.at, w.err = i, w.c.opError(opWrite, addr, err)
+	}
+}
+
+// gather finds the flows of the window.
+func (w *sending) gather() {
+	b, last := w.b, -1 // last: the flow of the datagram before, if it has one
+	for i := range w.ds {
+		d := &w.ds[i]
+		if last < 0 || d.Addr != w.ds[i-1].Addr || !sameSource(d, &w.ds[i-1]) {
+			addr, err := w.c.destination(d, true)
+			if err != nil {
+				w.fail(i, addr, err)
+				last = -1
+				continue
+			}
+			last = w.find(addr)
+		}
+		f := &b.flows[last]
+		if b.next[i] = -1; f.head < 0 {
+			f.head = int16(i)
+		} else {
+			f.mixed = f.mixed || !sameSource(d, &w.ds[f.head])
+			b.next[f.tail] = int16(i)
+		}
+		f.tail = int16(i)
+	}
+}
+
+// find returns the index of the flow to addr, or of a new one without
+// datagrams.
+func (w *sending) find(addr netip.AddrPort) int {
+	b := w.b
+	slot := hash(addr)
+	for ; b.table[slot] != 0; slot = (slot + 1) % flowTable {
+		if i := int(b.table[slot]) - 1; b.flows[i].addr == addr {
+			return i
+		}
+	}
+	b.flows = append(b.flows, flow{addr: addr, head: -1, slot: int16(slot)})
+	b.table[slot] = int16(len(b.flows))
+	return len(b.flows) - 1
+}
+
+func hash(addr netip.AddrPort) uint {
+	a := addr.Addr().As16()
+	h := binary.NativeEndian.Uint64(a[:])*0x9E3779B97F4A7C15 ^ binary.NativeEndian.Uint64(a[8:])
+	h = (h ^ uint64(addr.Port())<<48) * 0x9E3779B97F4A7C15
+	return uint(h>>40) % flowTable
+}
+
+// scatter forgets the flows.
+func (b *sendBatch) scatter() {
+	for i := range b.flows {
+		b.table[b.flows[i].slot] = 0
+	}
+	clear(b.flows)
+	b.flows = b.flows[:0]
+}
+
+// pack makes messages of a flow: one of as many datagrams as can be segments
+// of one, which have the same length, but that the last may be shorter.
+func (w *sending) pack(f *flow) {
+	b := w.b
+	for i := f.head; i >= 0; {
+		if b.filled == maxMessages || b.iovs+maxSegments > maxIovecs {
+			w.flush()
+		}
+		m := &b.messages[b.filled]
+		*m = message{first: i, segment: len(w.ds[i].Payload)}
+		limit := 0
+		if m.segment > 0 && m.segment <= int(w.s.segments.Load()) {
+			limit = maxSegmented
+		}
+		iovs := b.iovecs[b.iovs:b.iovs]
+		for {
+			p := w.ds[i].Payload
+			iovs = appendPayload(iovs, p)
+			m.count++
+			m.bytes += len(p)
+			if i = b.next[i]; i < 0 || len(p) < m.segment || m.count == maxSegments {
+				break
+			}
+			if size := len(w.ds[i].Payload); size == 0 || size > m.segment || m.bytes+size > limit ||
+				f.mixed && !sameSource(&w.ds[m.first], &w.ds[i]) {
+				break
+			}
+		}
+		w.address(f, m, iovs)
+		b.iovs += len(iovs)
+		b.bytes += m.bytes
+		b.filled++
+	}
+}
+
+// sameSource reports whether a and b leave from the same place.
+func sameSource(a, b *Datagram) bool {
+	return a.Local == b.Local && a.Interface == b.Interface && a.notOwn == b.notOwn
+}
+
+// appendPayload appends p, as part of the last one where it follows that in
+// memory: the kernel is quicker with fewer.
+func appendPayload(iovs []unix.Iovec, p []byte) []unix.Iovec {
+	start := unsafe.SliceData(p)
+	if n := len(iovs); n > 0 {
+		last := &iovs[n-1]
+		if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(start)) {
+			last.SetLen(int(last.Len) + len(p))
+			return iovs
+		}
+	}
+	iov := unix.Iovec{Base: start}
+	iov.SetLen(len(p))
+	return append(iovs, iov)
+}
+
+// address completes the header of the next message.
+func (w *sending) address(f *flow, m *message, iovs []unix.Iovec) {
+	b := w.b
+	h := &b.headers[b.filled].hdr
+	h.Iov = &iovs[0]
+	h.SetIovlen(len(iovs))
+	name := &b.names[b.filled]
+	h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr)
+	d := &w.ds[m.first]
+	control := w.s.packetInfo(b.control[b.filled][:0], d, f.addr.Addr())
+	if m.count > 1 {
+		control = appendSegment(control, m.segment)
+	}
+	h.Control = nil
+	if len(control) > 0 {
+		h.Control = &control[0]
+	}
+	h.SetControllen(len(control))
+}
+
+// appendSegment appends the control message that cuts a payload into
+// datagrams of so many bytes.
+func appendSegment(b []byte, segment int) []byte {
+	b, end := appendControlHeader(b, 2, unix.SOL_UDP, unix.UDP_SEGMENT)
+	return pad(binary.NativeEndian.AppendUint16(b, uint16(segment)), end)
+}
+
+// flush sends the messages that are ready.
+func (w *sending) flush() {
+	b, again, stopped := w.b, false, false
+	for b.sent = 0; b.sent < b.filled; {
+		from := b.sent
+		err := w.s.raw.Control(b.run)
+		if stopped && b.errno == 0 && w.c.reporter == nil && w.s.peer.Load() != nil {
+			w.c.stats.undelivered.Add(1) // what had stopped it was a report
+		}
+		if err == nil && b.errno == unix.EAGAIN {
+			err = w.s.raw.Write(b.wait)
+		}
+		if err == nil && b.errno != 0 {
+			err = os.NewSyscallError("sendmmsg", b.errno)
+		}
+		w.count(from)
+		stopped = b.sent > from && err == nil && b.sent < b.filled
+		switch {
+		case b.sent > from:
+			again = false
+			if stopped {
+				w.c.lookForReports() // why it stopped is lost; it may have been one
+			}
+		case !again && w.c.reporter != nil && isReport(errnoOf(err)):
+			again = true // as a whole: it was probably said of another
+			w.c.lookForReports()
+		default:
+			w.onebyone(b.sent, err)
+			b.sent++
+			again = false
+		}
+	}
+	clear(b.iovecs[:b.iovs]) // the payloads are the caller's
+	b.filled, b.iovs, b.bytes = 0, 0, 0
+}
+
+// send sends without waiting. sendmmsg stops at the first message that fails,
+// and says why only if that was its first.
+func (b *sendBatch) send(fd uintptr) {
+	for {
+		var r uintptr
+		next := unsafe.Pointer(&b.headers[b.sent])
+		switch n := uintptr(b.filled - b.sent); {
+		case n == 1:
+			_, _, b.errno = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(next), unix.MSG_DONTWAIT)
+			r = 1
+		case b.bytes <= briefBytes:
+			r, _, b.errno = unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(next), n, unix.MSG_DONTWAIT, 0, 0)
+		default:
+			r, _, b.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(next), n, unix.MSG_DONTWAIT, 0, 0)
+		}
+		if b.errno == 0 {
+			b.sent += int(r)
+		}
+		if b.errno != unix.EINTR {
+			return
+		}
+	}
+}
+
+func (b *sendBatch) sendOrWait(fd uintptr) bool {
+	b.send(fd)
+	return b.errno != unix.EAGAIN
+}
+
+// count counts what a system call sent, from that message on.
+func (w *sending) count(from int) {
+	if from == w.b.sent {
+		return
+	}
+	n, bytes := 0, 0
+	for _, m := range w.b.messages[from:w.b.sent] {
+		n += int(m.count)
+		bytes += m.bytes
+	}
+	w.n += n
+	w.c.stats.wrote(n, bytes)
+}
+
+// onebyone sends the datagrams of a message that failed: those that can be
+// sent are, and each that cannot says why.
+func (w *sending) onebyone(index int, cause error) {
+	m := w.b.messages[index]
+	sent, offload := 0, m.count > 1 && isOffloadError(cause)
+	for i, left := m.first, m.count; left > 0; i, left = w.b.next[i], left-1 {
+		d := w.ds[i]
+		addr, err := w.c.destination(&d, true)
+		d.Addr = addr
+		switch {
+		case err != nil:
+		case i == m.first && !offload:
+			err = w.c.sent(d, cause) // it may be the report of another
+		default:
+			err = w.c.send(d)
+		}
+		if err != nil {
+			w.fail(int(i), addr, err)
+			continue
+		}
+		sent++
+	}
+	w.n += sent
+	if offload && sent > 0 {
+		w.s.limitSegments(w.c, m.segment, cause)
+	}
+}
+
+// isOffloadError reports whether err may be about UDP_SEGMENT: the device
+// computes no checksums (EIO), or the segments are too long for the route.
+func isOffloadError(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE)
+}
+
+// limitSegments turns UDP_SEGMENT off after it has failed for datagrams that
+// could be sent by themselves: altogether if the device cannot do it,
+// otherwise for segments of that length.
+func (s *fastSocket) limitSegments(c *Conn, segment int, err error) {
+	limit := int64(segment - 1)
+	if errors.Is(err, unix.EIO) {
+		limit = 0
+	}
+	if limit < s.segments.Load() {
+		s.segments.Store(limit)
+		c.log(slog.LevelWarn, "udp: segmentation offload failed", "error", err, "limit", limit)
+	}
+}
