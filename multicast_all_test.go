@@ -139,6 +139,9 @@ func TestFollowerSettles(t *testing.T) {
 			t.Fatal(err)
 		}
 		holds(t, h, c, 1)
+		if settleMost+settleTime > 2*time.Second || pollInterval > 2*time.Second {
+			t.Error("JoinAll promises to follow within two seconds")
+		}
 		looks := h.looked()
 		for range 5 {
 			h.changes <- struct{}{}

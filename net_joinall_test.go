@@ -15,9 +15,6 @@ import (
 	"example.com/udp"
 )
 
-// followTime is how long JoinAll may take to follow a change.
-const followTime = 2 * time.Second
-
 // TestJoinAllFollows needs root and ip(8): it makes two network namespaces.
 // One host has joined a group on all interfaces while they come, go, and come
 // back; the other sends by each of them.
@@ -94,7 +91,7 @@ func TestJoinAllLimit(t *testing.T) {
 	}
 	f.c.must("joinAll", f.group)
 	f.holds("eth0", "eth1", "eth2")
-	f.c.log(followTime, "cannot join", "port", "igmp_max_memberships")
+	f.c.log(patience, "cannot join", "port", "igmp_max_memberships")
 
 	// Those without an address make way, whichever comes first.
 	f.c.must("leave", f.group)
@@ -133,7 +130,7 @@ func TestJoinAllChanges(t *testing.T) {
 	f := newFollowed(t, "udp4", "239.1.2.3")
 	f.a.sysctl("net/ipv4/igmp_max_memberships=20")
 	f.c.must("joinAll", f.group)
-	f.c.log(followTime, "udp: joined", "eth0")
+	f.c.log(patience, "udp: joined", "eth0")
 
 	// An interface that comes up before it has an address.
 	f.a.ip("link add eth1 type veth peer name eth1 netns "+f.b.name, "link set eth1 up")
@@ -146,7 +143,7 @@ func TestJoinAllChanges(t *testing.T) {
 
 	// One that gets another name.
 	f.a.ip("link set eth1 down", "link set eth1 name wan", "link set wan up")
-	for end := time.Now().Add(followTime); !slices.Contains(f.c.groups(), f.group+"%wan") && time.Now().Before(end); {
+	for end := time.Now().Add(patience); !slices.Contains(f.c.groups(), f.group+"%wan") && time.Now().Before(end); {
 	}
 	f.holds("eth0", "wan")
 
@@ -193,7 +190,7 @@ func TestJoinAllChanges(t *testing.T) {
 	}
 	f.a.ip(burst...)
 	for i := range 10 {
-		if line := f.c.log(followTime, fmt.Sprintf("on v%d", i)); !strings.Contains(line, "udp: joined") {
+		if line := f.c.log(patience, fmt.Sprintf("on v%d", i)); !strings.Contains(line, "udp: joined") {
 			t.Errorf("in a burst: %s, want one line: joined", line)
 		}
 	}
@@ -264,7 +261,7 @@ func (f *followed) add(ifname string) {
 
 func (f *followed) joined(ifname string) {
 	f.t.Helper()
-	f.c.log(followTime, "udp: joined", f.group+" on "+ifname)
+	f.c.log(patience, "udp: joined", f.group+" on "+ifname)
 	if !f.a.member(ifname, f.group) {
 		f.t.Errorf("the kernel has no membership on %s", ifname)
 	}
@@ -272,7 +269,7 @@ func (f *followed) joined(ifname string) {
 
 func (f *followed) left(ifname string) {
 	f.t.Helper()
-	f.c.log(followTime, "udp: left", f.group+" on "+ifname)
+	f.c.log(patience, "udp: left", f.group+" on "+ifname)
 }
 
 // holds checks what Groups returns.

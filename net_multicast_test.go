@@ -261,6 +261,46 @@ func TestSendByInterface(t *testing.T) {
 	})
 }
 
+// TestReplyByInterface needs root and ip(8). An answer to what came to a group
+// leaves by the interface that it came by, from that interface's own address,
+// also where the routes would have it leave by another.
+func TestReplyByInterface(t *testing.T) {
+	t.Parallel()
+	byFamily(t, func(t *testing.T, f family, network string) {
+		hs := hosts(t, "a", "b")
+		a, b := hs[0], hs[1]
+		for link, ends := range [][2]string{{f.addr(1, 1), f.addr(1, 2)}, {f.addr(1, 3), f.addr(1, 4)}} {
+			bits := map[string]string{"IPv4": "/24", "IPv6": "/64"}[f.name]
+			ifname := fmt.Sprintf("eth%d", link)
+			join(a, ifname, []string{ends[0] + bits}, b, ifname, []string{ends[1] + bits})
+		}
+		for _, h := range hs {
+			// Each interface has its own addresses and no others.
+			h.sysctl("net/ipv4/conf/all/arp_ignore=1", "net/ipv4/conf/all/arp_announce=2")
+		}
+		pa, pb := a.peer(), b.peer()
+		for _, handler := range []string{"reply", "batch"} {
+			server := pa.listen(network, ":0", handler)
+			server.must("joinAll", f.groups[0])
+			client := pb.listen(network, ":0", "")
+			for range 2 {
+				for link, own := range []string{f.addr(1, 1), f.addr(1, 3)} {
+					ifname := fmt.Sprintf("eth%d", link)
+					source := netip.MustParseAddr([]string{f.addr(1, 2), f.addr(1, 4)}[link])
+					client.write(udp.Datagram{Payload: []byte(ifname), Addr: to(f.groups[0], server.port),
+						Local: source, Interface: b.index(ifname)})
+					server.next(ifname)
+					d := client.next("re: " + ifname)
+					if d.Addr != to(own, server.port) || d.Interface != b.index(ifname) || d.Local != source {
+						t.Errorf("%s: the answer came from %v to %v by %d, want %s to %v by %d", handler,
+							d.Addr, d.Local, d.Interface, own, source, b.index(ifname))
+					}
+				}
+			}
+		}
+	})
+}
+
 // TestSameLinkLocalPeers needs root and ip(8). Two peers on two links have one
 // link-local address; each gets its own answers.
 func TestSameLinkLocalPeers(t *testing.T) {
