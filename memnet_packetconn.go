@@ -10,20 +10,31 @@ import (
 
 // Here a memSocket is a net.PacketConn, like *net.UDPConn.
 
-func (s *memSocket) opError(op string, addr netip.AddrPort, err error) error {
-	return opError(op, s.localAddr(), addr, err)
+// opError wraps err as the package net does. It lets nil pass.
+func (s *memSocket) opError(op string, addr net.Addr, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &net.OpError{Op: op, Net: s.network, Source: s.LocalAddr(), Addr: addr, Err: err}
+}
+
+func (s *memSocket) setError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &net.OpError{Op: opSet, Net: s.network, Addr: s.LocalAddr(), Err: err}
 }
 
 func (s *memSocket) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(s.localAddr()) }
 
-func (s *memSocket) Close() error { return s.opError(opClose, netip.AddrPort{}, s.close()) }
+func (s *memSocket) Close() error { return s.opError(opClose, nil, s.close()) }
 
-func (s *memSocket) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, addr, err := s.ReadFromUDPAddrPort(b)
-	if err != nil {
-		return 0, nil, err
+func (s *memSocket) ReadFrom(b []byte) (n int, addr net.Addr, err error) {
+	n, from, err := s.ReadFromUDPAddrPort(b)
+	if err == nil {
+		addr = net.UDPAddrFromAddrPort(from)
 	}
-	return n, net.UDPAddrFromAddrPort(addr), nil
+	return n, addr, err
 }
 
 func (s *memSocket) ReadFromUDPAddrPort(b []byte) (n int, addr netip.AddrPort, err error) {
@@ -36,11 +47,14 @@ func (s *memSocket) ReadFromUDPAddrPort(b []byte) (n int, addr netip.AddrPort, e
 		s.spare = append(s.spare, d.Payload)
 		return nil
 	})
-	return n, addr, s.opError(opRead, netip.AddrPort{}, err)
+	return n, addr, s.opError(opRead, nil, err)
 }
 
 func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
-	to, _ := addrPortOf(addr)
+	to, ok := addrPortOf(addr)
+	if !ok {
+		return 0, s.opError(opWrite, nil, &net.AddrError{Err: "missing address, or none of UDP", Addr: addrString(addr)})
+	}
 	return s.WriteToUDPAddrPort(b, to)
 }
 
@@ -51,7 +65,7 @@ func (s *memSocket) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, erro
 		err = s.write(Datagram{Payload: b, Addr: addr})
 	}
 	if err != nil {
-		return 0, s.opError(opWrite, addr, err)
+		return 0, s.opError(opWrite, net.UDPAddrFromAddrPort(addr), err)
 	}
 	return len(b), nil
 }
@@ -63,10 +77,8 @@ func (s *memSocket) checkWrite(addr netip.AddrPort) error {
 		return err
 	case !deadline.IsZero() && time.Until(deadline) <= 0:
 		return os.ErrDeadlineExceeded
-	case !a.IsValid():
-		return &net.AddrError{Err: "missing address"}
-	case a.Is4() && !s.ip4 || a.Is6() && !s.ip6:
-		return &net.AddrError{Err: "address of another family than the socket's", Addr: a.String()}
+	case !a.Is4() && !a.Is6() || a.Is4() && !s.ip4 || a.Is6() && !s.ip6:
+		return &net.AddrError{Err: "not of the socket's family", Addr: a.String()}
 	case addr.Port() == 0:
 		return syscall.EINVAL
 	}
@@ -81,21 +93,18 @@ func (s *memSocket) SetDeadline(t time.Time) error {
 }
 
 func (s *memSocket) SetReadDeadline(t time.Time) error {
-	return s.opError(opSet, netip.AddrPort{}, s.setReadDeadline(t))
+	return s.setError(s.setReadDeadline(t))
 }
 
 func (s *memSocket) SetWriteDeadline(t time.Time) error {
-	return s.opError(opSet, netip.AddrPort{}, memSet(s, &s.writeDeadline, t))
+	return s.setError(memSet(s, &s.writeDeadline, t))
 }
 
 func (s *memSocket) SetReadBuffer(bytes int) error {
-	if bytes <= 0 {
-		return s.opError(opSet, netip.AddrPort{}, syscall.EINVAL)
-	}
-	return s.opError(opSet, netip.AddrPort{}, memSet(s, &s.limit, bytes))
+	return s.setError(memSet(s, &s.limit, max(bytes, 1)))
 }
 
 // SetWriteBuffer changes nothing: what is sent has left.
 func (s *memSocket) SetWriteBuffer(int) error {
-	return s.opError(opSet, netip.AddrPort{}, s.do(func() error { return nil }))
+	return s.setError(s.do(func() error { return nil }))
 }

@@ -24,6 +24,7 @@ type memSocket struct {
 	net      *MemNet
 	host     *memHost
 	how      sharing
+	network  string
 	ip4, ip6 bool
 	max      int // MaxDatagram
 
@@ -65,21 +66,21 @@ var (
 )
 
 func newMemSocket(n *MemNet, h *memHost, network string, at netip.AddrPort, how sharing) *memSocket {
-	s := &memSocket{net: n, host: h, how: how, bound: at, max: readBuffer, limit: memReadBuffer, ttl: 1, loop: true}
+	s := &memSocket{net: n, host: h, how: how, network: network, bound: at, max: readBuffer, limit: memReadBuffer, ttl: 1, loop: true}
 	s.ip4, s.ip6 = familiesOf(at.Addr())
 	s.ip4 = s.ip4 && network != "udp6"
 	s.ready.L = &n.mu
 	return s
 }
 
-// mustBeInItsBubble panics if the socket was opened in a bubble of
-// testing/synctest and the caller is in none, or the other way round. If the
+// mustBeInItsBubble panics if the sockets of the MemNet were opened in a bubble
+// of testing/synctest and the caller is in none, or the other way round. If the
 // caller is in another bubble, Go ends the program here: "... synctest channel
 // from outside bubble".
 func (s *memSocket) mustBeInItsBubble() {
 	if inBubble() != s.bubbled {
 		where := map[bool]string{true: "in a synctest bubble", false: "outside of synctest bubbles"}
-		panic(fmt.Sprintf("udp: the MemNet socket %v was opened %s, and is used %s", s.bound, where[s.bubbled], where[!s.bubbled]))
+		panic(fmt.Sprintf("udp: MemNet socket %v: used %s, but its MemNet is in use %s", s.bound, where[!s.bubbled], where[s.bubbled]))
 	}
 	select {
 	case <-s.bubble:
