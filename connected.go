@@ -127,7 +127,7 @@ func (c *Conn) takePending(k connector) {
 		return
 	}
 	if errno := k.pending(); isReport(errno) {
-		c.note(Undelivered{Addr: peer, Err: reportErrno(errno)})
+		c.note(Undelivered{Addr: peer, Err: errno})
 	}
 }
 

@@ -2,6 +2,7 @@ package udp
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -63,6 +64,10 @@ func cause(err error) error {
 	for errors.As(err, &inner) && inner.Err != nil {
 		err = inner.Err
 	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) && standardErrno(errno) != errno {
+		return fmt.Errorf("%w (%w)", err, standardErrno(errno))
+	}
 	return err
 }
 
@@ -83,5 +88,5 @@ func (c *Conn) opError(op string, addr netip.AddrPort, err error) error {
 func errnoOf(err error) syscall.Errno {
 	var errno syscall.Errno
 	errors.As(err, &errno)
-	return errno
+	return standardErrno(errno)
 }

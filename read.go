@@ -97,7 +97,7 @@ func (c *Conn) outlive(err error) error {
 		return c.woken()
 	case isReport(errno) && c.reporter == nil:
 		c.stats.undelivered.Add(1)
-		c.report(Undelivered{Addr: c.RemoteAddr(), Err: reportErrno(errno)})
+		c.report(Undelivered{Addr: c.RemoteAddr(), Err: errno})
 	case isReport(errno) && !c.drains:
 		if !c.paced {
 			return c.woken()

@@ -24,11 +24,11 @@ func disconnectSocket(syscall.RawConn, netip.AddrPort, bool) (local netip.AddrPo
 	return local, errors.ErrUnsupported
 }
 
-func pendingError(syscall.RawConn) syscall.Errno    { return 0 }
-func onlyIPv6(syscall.RawConn) bool                 { return false }
-func isReport(errno syscall.Errno) bool             { return false }
-func reportErrno(errno syscall.Errno) syscall.Errno { return errno }
-func setReusePort(uintptr) error                    { return errors.ErrUnsupported }
-func setReuseAddr(uintptr) error                    { return errors.ErrUnsupported }
-func ownGroupsOnly(syscall.RawConn, bool)           {}
-func appendSource(b []byte, _ netip.Addr) []byte    { return b }
+func pendingError(syscall.RawConn) syscall.Errno      { return 0 }
+func onlyIPv6(syscall.RawConn) bool                   { return false }
+func isReport(errno syscall.Errno) bool               { return false }
+func standardErrno(errno syscall.Errno) syscall.Errno { return errno }
+func setReusePort(uintptr) error                      { return errors.ErrUnsupported }
+func setReuseAddr(uintptr) error                      { return errors.ErrUnsupported }
+func ownGroupsOnly(syscall.RawConn, bool)             {}
+func appendSource(b []byte, _ netip.Addr) []byte      { return b }

@@ -117,6 +117,6 @@ func isReport(errno syscall.Errno) bool {
 	return false
 }
 
-// reportErrno is the error number of Undelivered.Err for one that a read
-// returned.
-func reportErrno(errno syscall.Errno) syscall.Errno { return errno }
+// standardErrno is the error number that package syscall has for errno on
+// every system.
+func standardErrno(errno syscall.Errno) syscall.Errno { return errno }

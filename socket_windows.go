@@ -100,16 +100,35 @@ func sockaddr(a netip.AddrPort, is6 bool) windows.Sockaddr {
 // isReport reports whether errno, from a read, is the system's word of an
 // ICMP message about an earlier datagram: port unreachable, or TTL expired.
 func isReport(errno syscall.Errno) bool {
-	return errno == windows.WSAECONNRESET || errno == windows.WSAENETRESET
+	return errno == syscall.ECONNREFUSED || errno == syscall.EHOSTUNREACH
 }
 
-// reportErrno is the error number of Undelivered.Err for one that a read
-// returned: the one that programs for every system test for.
-func reportErrno(errno syscall.Errno) syscall.Errno {
-	if errno == windows.WSAECONNRESET {
+// standardErrno is the error number that package syscall has for errno on
+// every system, which programs test for; Windows itself never returns those.
+func standardErrno(errno syscall.Errno) syscall.Errno {
+	switch errno {
+	case windows.WSAECONNRESET, windows.WSAECONNREFUSED: // how reads say "port unreachable"
 		return syscall.ECONNREFUSED
+	case windows.WSAENETRESET, windows.WSAEHOSTUNREACH: // the former is "TTL expired"
+		return syscall.EHOSTUNREACH
+	case windows.WSAENETUNREACH:
+		return syscall.ENETUNREACH
+	case windows.WSAEMSGSIZE:
+		return syscall.EMSGSIZE
+	case windows.WSAEADDRINUSE:
+		return syscall.EADDRINUSE
+	case windows.WSAEADDRNOTAVAIL:
+		return syscall.EADDRNOTAVAIL
+	case windows.WSAEACCES:
+		return syscall.EACCES
+	case windows.WSAEINVAL:
+		return syscall.EINVAL
+	case windows.WSAENOBUFS:
+		return syscall.ENOBUFS
+	case windows.WSAENOTCONN:
+		return syscall.ENOTCONN
 	}
-	return syscall.EHOSTUNREACH
+	return errno
 }
 
 // setReusePort: Windows does not share the load of a port.

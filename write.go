@@ -171,6 +171,6 @@ func (c *Conn) met(errno syscall.Errno, n int) {
 		return
 	}
 	for range n {
-		c.note(Undelivered{Addr: c.RemoteAddr(), Err: reportErrno(errno)})
+		c.note(Undelivered{Addr: c.RemoteAddr(), Err: errno})
 	}
 }
