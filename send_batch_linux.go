@@ -261,7 +261,8 @@ func appendSegment(b []byte, segment int) []byte {
 
 // flush sends the messages that are ready.
 func (w *sending) flush() {
-	b, again, stopped := w.b, false, false
+	b, stopped := w.b, false
+	var met syscall.Errno // by the next message, in its first try; zero: this is that
 	for b.sent = 0; b.sent < b.filled; {
 		from := b.sent
 		err := w.s.raw.Control(b.run)
@@ -278,17 +279,21 @@ func (w *sending) flush() {
 		stopped = b.sent > from && err == nil && b.sent < b.filled
 		switch {
 		case b.sent > from:
-			again = false
+			w.c.met(met, 1)
+			met = 0
 			if stopped {
 				w.c.lookForReports() // why it stopped is lost; it may have been one
 			}
-		case !again && w.c.reporter != nil && isReport(errnoOf(err)):
-			again = true // as a whole: it was probably said of another
+		case met == 0 && isReport(errnoOf(err)):
+			met = errnoOf(err) // once more: it was probably said of another
 			w.c.lookForReports()
 		default:
+			if met == unix.ECONNREFUSED {
+				w.c.met(met, 1) // it is never said of the message itself
+			}
+			met = 0
 			w.onebyone(b.sent, err)
 			b.sent++
-			again = false
 		}
 	}
 	clear(b.iovecs[:b.iovs]) // the payloads are the caller's
@@ -342,15 +347,18 @@ func (w *sending) count(from int) {
 // sent are, and each that cannot says why.
 func (w *sending) onebyone(index int, cause error) {
 	m := w.b.messages[index]
-	sent, offload := 0, m.count > 1 && isOffloadError(cause)
+	if m.count > 1 && errnoOf(cause) == unix.ECONNREFUSED {
+		w.c.met(unix.ECONNREFUSED, 1)
+	}
+	sent := 0
 	for i, left := m.first, m.count; left > 0; i, left = w.b.next[i], left-1 {
 		d := w.ds[i]
 		addr, err := w.c.destination(&d, true)
 		d.Addr = addr
 		switch {
 		case err != nil:
-		case i == m.first && !offload:
-			err = w.c.sent(d, cause) // it may be the report of another
+		case m.count == 1:
+			err = w.c.sent(d, cause)
 		default:
 			err = w.c.send(d)
 		}
@@ -361,15 +369,24 @@ func (w *sending) onebyone(index int, cause error) {
 		sent++
 	}
 	w.n += sent
-	if offload && sent > 0 {
+	if m.count > 1 && sent == int(m.count) && isOffloadError(cause) {
 		w.s.limitSegments(w.c, m.segment, cause)
 	}
 }
 
-// isOffloadError reports whether err may be about UDP_SEGMENT: the device
-// computes no checksums (EIO), or the segments are too long for the route.
+// isOffloadError reports whether err, of several datagrams as one that could
+// be sent by themselves, is likely to come again. There is one for a device
+// or a socket without checksums (EIO, EINVAL), segments that are too long for
+// the route (EMSGSIZE), and whatever a firewall makes of their length.
 func isOffloadError(err error) bool {
-	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE)
+	switch errno := errnoOf(err); errno {
+	case unix.ENOBUFS, unix.ENOMEM:
+		return false
+	case unix.EMSGSIZE:
+		return true
+	default:
+		return errno != 0 && !isReport(errno)
+	}
 }
 
 // limitSegments turns UDP_SEGMENT off after it has failed for datagrams that
@@ -380,8 +397,9 @@ func (s *fastSocket) limitSegments(c *Conn, segment int, err error) {
 	if errors.Is(err, unix.EIO) {
 		limit = 0
 	}
-	if limit < s.segments.Load() {
-		s.segments.Store(limit)
-		c.log(slog.LevelWarn, "udp: segmentation offload failed", "error", err, "limit", limit)
+	for old := s.segments.Load(); limit < old; old = s.segments.Load() {
+		if s.segments.CompareAndSwap(old, limit) {
+			c.log(slog.LevelWarn, "udp: segmentation offload failed", "error", err, "limit", limit)
+		}
 	}
 }
