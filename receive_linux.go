@@ -105,6 +105,7 @@ func (s *fastSocket) read() ([]Datagram, error) {
 
 func (s *fastSocket) release() {
 	if s.batch != nil {
+		clear(s.batch.ds) // or it would keep what handlers put there
 		s.batch.giveBack()
 		s.batch = nil
 	}
