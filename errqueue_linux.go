@@ -72,20 +72,28 @@ func parseReport(b []byte) (u Undelivered, ok bool) {
 			break
 		}
 		data := b[headerSpace:size]
-		if (level == unix.IPPROTO_IP && kind == unix.IP_RECVERR || level == unix.IPPROTO_IPV6 && kind == unix.IPV6_RECVERR) &&
-			len(data) >= extendedError {
-			switch data[4] { // ee_origin
-			case unix.SO_EE_ORIGIN_ICMP, unix.SO_EE_ORIGIN_ICMP6:
-				errno := syscall.Errno(binary.NativeEndian.Uint32(data))
-				u, ok = Undelivered{Offender: offender(data[extendedError:]), Err: errno}, errno != 0
-				if errno == unix.EMSGSIZE {
-					u.MTU = int(min(binary.NativeEndian.Uint32(data[8:]), math.MaxInt32)) // ee_info, as in the packet
-				}
+		isError := level == unix.IPPROTO_IP && kind == unix.IP_RECVERR || level == unix.IPPROTO_IPV6 && kind == unix.IPV6_RECVERR
+		if isError && len(data) >= extendedError {
+			if origin := data[4]; origin == unix.SO_EE_ORIGIN_ICMP || origin == unix.SO_EE_ORIGIN_ICMP6 {
+				return reportOf(data)
 			}
 		}
 		b = b[min(len(b), (size+alignment-1)&^(alignment-1)):]
 	}
-	return u, ok
+	return u, false
+}
+
+// reportOf reads a struct sock_extended_err, and the address after it.
+func reportOf(data []byte) (u Undelivered, ok bool) {
+	errno := syscall.Errno(binary.NativeEndian.Uint32(data))
+	if errno == 0 {
+		return u, false
+	}
+	u = Undelivered{Offender: offender(data[extendedError:]), Err: errno}
+	if errno == unix.EMSGSIZE {
+		u.MTU = int(min(binary.NativeEndian.Uint32(data[8:]), math.MaxInt32)) // ee_info, as in the packet
+	}
+	return u, true
 }
 
 // offender reads the socket address of who sent the message

@@ -265,11 +265,11 @@ func TestReportConnected(t *testing.T) {
 func TestReportsUnasked(t *testing.T) {
 	n := setup{bind: ":0", host: loopback4}
 	c := n.listen(t, udp.HandlerFunc(func(*udp.Conn, udp.Datagram) {}))
-	if recverr(t, c, unix.IPPROTO_IP, unix.IP_RECVERR) != 0 || recverr(t, c, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 0 {
+	if option(t, c, unix.IPPROTO_IP, unix.IP_RECVERR) != 0 || option(t, c, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 0 {
 		t.Error("IP_RECVERR is on")
 	}
 	asked := n.listen(t, record())
-	if recverr(t, asked, unix.IPPROTO_IP, unix.IP_RECVERR) != 1 || recverr(t, asked, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 1 {
+	if option(t, asked, unix.IPPROTO_IP, unix.IP_RECVERR) != 1 || option(t, asked, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 1 {
 		t.Error("IP_RECVERR is off")
 	}
 	dead := n.dead(t)
@@ -502,17 +502,6 @@ func (s icmpSocket) report(t *testing.T, kind, code, mtu int, from, to netip.Add
 	if _, err := s.WriteTo(b, &net.IPAddr{IP: s.host.AsSlice()}); err != nil {
 		t.Error(err)
 	}
-}
-
-// recverr returns an option of the socket.
-func recverr(t *testing.T, c *udp.Conn, level, option int) (value int) {
-	t.Helper()
-	raw, err := c.SyscallConn()
-	check(t, err)
-	var operr error
-	check(t, raw.Control(func(fd uintptr) { value, operr = unix.GetsockoptInt(int(fd), level, option) }))
-	check(t, operr)
-	return value
 }
 
 // stackOf returns the stack of the goroutine that is in a function.
