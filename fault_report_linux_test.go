@@ -349,6 +349,10 @@ var icmpRows = []struct {
 	{6, 4, 0, unix.EPROTO, true},         // bad header
 }
 
+// reportedMTU is what the messages say of the path. The kernel believes them,
+// for ten minutes and every program on this host: it must change nothing.
+const reportedMTU = 65535
+
 // TestEveryReport has each kind of ICMP message come, on a socket without a
 // peer, on a connected one, and on a connected one without HandleUndelivered.
 func TestEveryReport(t *testing.T) {
@@ -364,11 +368,11 @@ func TestEveryReport(t *testing.T) {
 					continue
 				}
 				about := netip.AddrPortFrom(p.addr.Addr(), 9)
-				icmp.report(t, row.kind, row.code, 1400, n.reach(c), about)
+				icmp.report(t, row.kind, row.code, reportedMTU, n.reach(c), about)
 				checkReport(t, wait(t, r.undelivered), about, n.host, row.errno)
-				icmp.report(t, row.kind, row.code, 1400, connected.LocalAddr(), p.addr)
+				icmp.report(t, row.kind, row.code, reportedMTU, connected.LocalAddr(), p.addr)
 				checkReport(t, wait(t, connectedR.undelivered), p.addr, n.host, row.errno)
-				icmp.report(t, row.kind, row.code, 1400, unheard.LocalAddr(), p.addr)
+				icmp.report(t, row.kind, row.code, reportedMTU, unheard.LocalAddr(), p.addr)
 				if row.fatal {
 					counted++
 					eventually(t, "the report is counted", func() bool { return unheard.Stats().Undelivered == counted })
@@ -393,7 +397,7 @@ func checkReport(t *testing.T, u udp.Undelivered, about netip.AddrPort, offender
 	t.Helper()
 	want := udp.Undelivered{Addr: about, Offender: offender, Err: errno}
 	if errno == syscall.EMSGSIZE {
-		want.MTU = 1400
+		want.MTU = reportedMTU
 	}
 	if u != want {
 		t.Errorf("%+v, want %+v", u, want)
