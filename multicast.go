@@ -208,7 +208,8 @@ func (c *Conn) group(op string, g Group, change func(multicaster, membership) er
 // (syscall.EINVAL), and one more than the system allows a socket
 // (syscall.ENOBUFS; on Linux the limit is the sysctl
 // net.ipv4.igmp_max_memberships). An interface that goes takes the membership
-// with it.
+// with it. Where an IPv6 group is joined on several interfaces, Linux lets in
+// on none of them what the one joined last keeps out by its sources.
 func (c *Conn) Join(g Group) error {
 	return c.group(opJoin, g, func(mc multicaster, m membership) error {
 		for _, have := range c.memberships() {

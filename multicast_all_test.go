@@ -22,6 +22,7 @@ type fakeHost struct {
 	changes  chan struct{} // nil: the host does not tell
 	watchErr error
 	stops    int
+	stopped  chan struct{} // if not nil, stopping waits for it
 
 	fakeMu sync.Mutex // guards what follows
 	ifis   []net.Interface
@@ -47,7 +48,12 @@ func (h *fakeHost) looked() int {
 func (h *fakeHost) memberAt(netip.Addr, int) bool { return false }
 
 func (h *fakeHost) watchInterfaces() (<-chan struct{}, func(), error) {
-	return h.changes, func() { h.stops++ }, h.watchErr
+	return h.changes, func() {
+		h.stops++
+		if h.stopped != nil {
+			<-h.stopped
+		}
+	}, h.watchErr
 }
 
 func (h *fakeHost) join(group, source netip.Addr, index int) error {
@@ -208,6 +214,31 @@ func TestFollowerPolls(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWaitForFollower holds up what watches the interfaces, at the end: Wait
+// waits for it.
+func TestWaitForFollower(t *testing.T) {
+	onFakeHost(t, func(t *testing.T, h *fakeHost, c *Conn, _ *bytes.Buffer) {
+		h.stopped = make(chan struct{})
+		if err := c.JoinAll(everywhereGroup); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		waited := make(chan struct{})
+		go func() {
+			c.Wait()
+			close(waited)
+		}()
+		synctest.Wait()
+		select {
+		case <-waited:
+			t.Error("Wait returned before it had ended")
+		default:
+		}
+		close(h.stopped)
+		<-waited
+	})
 }
 
 // TestJoinAllFailures has some interfaces fail, then all.

@@ -103,8 +103,22 @@ func TestJoinAllLimit(t *testing.T) {
 	f.add("eth2")
 	f.joined("eth2")
 	f.holds("eth0", "eth1", "eth2")
+	f.a.ip("link delete eth2")
+	f.left("eth2")
+
+	// A first address, of which nothing but its own notice tells.
+	f.c.log(patience, "udp: joined")
+	port := "port0"
+	if slices.Contains(f.c.groups(), f.group+"%"+port) {
+		port = "port1"
+	}
+	f.a.ip("address add 10.9.0.1/24 dev " + port)
+	f.joined(port)
+	f.holds("eth0", "eth1", port)
+	f.a.ip("link delete " + port)
 
 	f.c.must("leave", f.group)
+	f.add("eth2")
 	f.add("eth3")
 	err := f.c.on("joinAll", f.group)
 	if !errors.Is(err, syscall.ENOBUFS) || !strings.Contains(err.Error(), "igmp_max_memberships") {

@@ -96,7 +96,15 @@ func TestGroupsAreApart(t *testing.T) {
 			{"g on eth0 without other", []string{"join " + g + "%eth0", "block " + g + "%eth0<" + other}, []string{"g eth0 one"}},
 			{"g on eth0 with other again", []string{"join " + g + "%eth0", "block " + g + "%eth0<" + other, "unblock " + g + "%eth0<" + other}, []string{"g eth0 one", "g eth0 other"}},
 			{"g on eth0, left on eth1", []string{"join " + g + "%eth1", "join " + g + "%eth0", "leave " + g + "%eth1"}, []string{"g eth0 one", "g eth0 other"}},
+			// For IPv6 the kernel filters on all interfaces by the sources of
+			// the one that was joined last, which is too little in the first
+			// case, and too much in the second.
+			{"g on both, without other on eth0", []string{"join " + g + "%eth0", "block " + g + "%eth0<" + other, "join " + g + "%eth1"},
+				[]string{"g eth0 one", "g eth1 one", "g eth1 other"}},
+			{"special on both, from one on eth0", []string{"join " + special + "%eth1<" + f.addr(1, 3), "join " + special + "%eth0<" + one},
+				map[string][]string{"IPv4": {"special eth0 one", "special eth1 other"}, "IPv6": {"special eth0 one"}}[f.name]},
 			{"special for any", []string{"join " + special + "%eth0"}, []string{"special eth0 one", "special eth0 other"}},
+			{"special for any on eth1", []string{"join " + special + "%eth1"}, []string{"special eth1 one", "special eth1 other", "special eth1 stray"}},
 			{"nothing", nil, nil},
 		}
 		port := uint16(5000)
@@ -126,6 +134,9 @@ func TestGroupsAreApart(t *testing.T) {
 					send(fmt.Sprintf("%s eth%d other", name, link), f.groups[i], link, 3)
 				}
 			}
+			// The address of one, on the link where it is not.
+			sender.write(udp.Datagram{Payload: []byte("special eth1 stray"), Addr: to(special, port),
+				Local: netip.MustParseAddr(one), Interface: n.b.index("eth1")})
 			// All of that has arrived when a datagram to a last group has.
 			for i, r := range remotes {
 				const last = "the last"
