@@ -74,6 +74,8 @@ var scenarios = []scenario{
 	{"QueuedBeforeConnect", testQueuedBeforeConnect},
 	{"ConnectInHandler", testConnectInHandler},
 	{"OnlyToThePeer", testOnlyToThePeer},
+	{"ConnectUnderLoad", testConnectUnderLoad},
+	{"WriteToUnderLoad", testWriteToUnderLoad},
 }
 
 // nativeScenarios ask for what a foreign net.PacketConn cannot tell or do:
