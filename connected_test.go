@@ -388,7 +388,7 @@ func testDeadThenLive(t *testing.T, n setup) {
 	addr := n.reach(n.listen(t, live))
 	var inWrite atomic.Value
 	inWrite.Store("")
-	var reports atomic.Int64
+	var reports atomic.Uint64
 	c := n.listen(t, funcs{undelivered: func(_ *udp.Conn, u udp.Undelivered) {
 		reports.Add(1)
 		if u.Addr != dead || !errors.Is(u.Err, syscall.ECONNREFUSED) {
@@ -414,8 +414,9 @@ func testDeadThenLive(t *testing.T, n setup) {
 		}
 	}
 	shutdown(t, c)
-	if s := c.Stats(); reports.Load() != int64(s.Undelivered) || s.Undelivered < 1 || s.Undelivered > total {
-		t.Errorf("%d reports, and %+v", reports.Load(), s)
+	// In a storm, some reports may be counted only.
+	if got, s := reports.Load(), c.Stats(); got < 1 || got > s.Undelivered || s.Undelivered > total {
+		t.Errorf("%d reports, and %+v", got, s)
 	}
 }
 
