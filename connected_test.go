@@ -290,9 +290,9 @@ func testOnlyToThePeer(t *testing.T, n setup) {
 // testRefused writes once to a port where nobody listens, several times over.
 // Then somebody does.
 func testRefused(t *testing.T, n setup) {
-	dead := n.dead(t)
 	r := record()
 	c := n.listen(t, r)
+	dead := n.dead(t)
 	check(t, c.Connect(dead))
 	for i := range uint64(5) {
 		if size, err := c.Write([]byte("anybody?")); size != 8 || err != nil {
@@ -383,22 +383,21 @@ func testWriteMeetsReport(t *testing.T, n setup) {
 // one: all that was written to the latter arrives, in order.
 func testDeadThenLive(t *testing.T, n setup) {
 	const total, step = 1000, 100
-	dead := n.dead(t)
 	live := record()
 	addr := n.reach(n.listen(t, live))
-	var inWrite atomic.Value
-	inWrite.Store("")
+	writer := goroutine()
+	var dead netip.AddrPort
 	var reports atomic.Uint64
 	c := n.listen(t, funcs{undelivered: func(_ *udp.Conn, u udp.Undelivered) {
 		reports.Add(1)
 		if u.Addr != dead || !errors.Is(u.Err, syscall.ECONNREFUSED) {
 			t.Errorf("%+v, want ECONNREFUSED from %v", u, dead)
 		}
-		if goroutine() == inWrite.Load() {
+		if goroutine() == writer {
 			t.Error("HandleUndelivered is called by Write")
 		}
 	}})
-	inWrite.Store(goroutine())
+	dead = n.dead(t) // After all others are open, or one of them may get its port.
 	check(t, c.Connect(dead))
 	for range total {
 		check(t, second(c.Write([]byte("anybody?"))))
@@ -519,13 +518,15 @@ func testWriteToUnderLoad(t *testing.T, n setup) {
 // testReportNamesItsPeer connects to a live peer right after a Write to a dead
 // one: the report is about the latter.
 func testReportNamesItsPeer(t *testing.T, n setup) {
-	dead, live := n.dead(t), n.reach(n.listen(t, nil))
+	live := n.reach(n.listen(t, nil))
+	var dead netip.AddrPort
 	var slandered atomic.Int32
 	c := n.listen(t, funcs{undelivered: func(_ *udp.Conn, u udp.Undelivered) {
 		if u.Addr != dead {
 			slandered.Add(1)
 		}
 	}})
+	dead = n.dead(t)
 	for range 300 {
 		check(t, c.Connect(dead))
 		check(t, second(c.Write([]byte("anybody?"))))
@@ -536,7 +537,8 @@ func testReportNamesItsPeer(t *testing.T, n setup) {
 	if got := slandered.Load(); got != 0 {
 		t.Errorf("%d reports name another than %v", got, dead)
 	}
-	if got := c.Stats().Undelivered; got != 300 {
+	// What comes back after the next Connect is no report for this socket.
+	if got := c.Stats().Undelivered; got < 1 || got > 300 {
 		t.Errorf("%d reports of 300", got)
 	}
 }
