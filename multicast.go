@@ -87,94 +87,6 @@ func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h H
 	})
 }
 
-// A membership is a Group that a Conn is in, checked, its addresses without
-// zones.
-type membership struct {
-	group, source netip.Addr
-	index         int            // of the interface; zero: the one that the system chooses, or has chosen without saying
-	ifi           *net.Interface // nil: the system's choice
-	all           bool           // of a JoinAll
-	blocked       []netip.Addr
-}
-
-func (m membership) String() string {
-	return Group{Addr: m.group, Source: m.source, Interface: m.ifi}.String()
-}
-
-// membership checks what g says.
-func (g Group) membership() (m membership, err error) {
-	m = membership{group: g.Addr.Unmap(), source: g.Source.Unmap().WithZone(""), ifi: g.Interface}
-	switch {
-	case !m.group.IsValid():
-		return m, &net.AddrError{Err: "missing group"}
-	case !m.group.IsMulticast():
-		return m, &net.AddrError{Err: "no multicast group", Addr: m.group.String()}
-	case !m.source.IsValid():
-	case m.source.Is4() != m.group.Is4():
-		return m, &net.AddrError{Err: "source of another family than the group", Addr: m.source.String()}
-	case m.source.IsMulticast() || m.source.IsUnspecified():
-		return m, &net.AddrError{Err: "no source of multicast", Addr: m.source.String()}
-	}
-	if g.Interface != nil {
-		if m.index = g.Interface.Index; m.index <= 0 {
-			return m, fmt.Errorf("no interface: %q has index %d", g.Interface.Name, m.index)
-		}
-	}
-	if zone := m.group.Zone(); zone != "" {
-		index := zoneIndex(zone)
-		switch {
-		case index == 0:
-			return m, &net.AddrError{Err: "no interface of that zone", Addr: m.group.String()}
-		case m.index != 0 && m.index != index:
-			return m, &net.AddrError{Err: "zone and interface differ", Addr: m.group.String()}
-		case m.index == 0:
-			m.index, m.ifi = index, interfaceAt(index)
-		}
-		m.group = m.group.WithZone("")
-	}
-	return m, nil
-}
-
-// memberships returns what the Conn is in.
-func (c *Conn) memberships() []membership {
-	if ms := c.members.Load(); ms != nil {
-		return *ms
-	}
-	return nil
-}
-
-func (c *Conn) setMemberships(ms []membership) { c.members.Store(&ms) }
-
-// memberOf reports whether the Conn has joined the group that d was sent to,
-// where it came in, and hears its source. The kernel has decided that on some
-// systems, but for IPv6 nowhere by interface.
-func (c *Conn) memberOf(d *Datagram) bool {
-	for _, m := range c.memberships() {
-		if m.group != d.Local || m.index != 0 && d.Interface != 0 && m.index != d.Interface {
-			continue
-		}
-		from := d.Addr.Addr().WithZone("")
-		if m.source.IsValid() && m.source == from ||
-			!m.source.IsValid() && !slices.Contains(m.blocked, from) {
-			return true
-		}
-	}
-	return false
-}
-
-// find returns the place in the memberships of the one for the same group,
-// interface and source as m, and -1 if there is none. Where m leaves the
-// interface to the system, so did that one.
-func (c *Conn) find(m membership) int {
-	return slices.IndexFunc(c.memberships(), func(have membership) bool {
-		same := have.index == m.index && have.ifi != nil
-		if m.ifi == nil {
-			same = have.ifi == nil
-		}
-		return same && have.group == m.group && have.source == m.source
-	})
-}
-
 // group runs change for a checked g, one at a time.
 func (c *Conn) group(op string, g Group, change func(multicaster, membership) error) error {
 	c.configure.Lock()
@@ -241,31 +153,6 @@ func (c *Conn) join(mc multicaster, m membership) error {
 	}
 	c.setMemberships(append(slices.Clone(c.memberships()), m))
 	return nil
-}
-
-// findAny returns the place in the memberships of the first one of group for
-// which the system has chosen the interface, and -1 if there is none.
-func (c *Conn) findAny(group netip.Addr) int {
-	return slices.IndexFunc(c.memberships(), func(have membership) bool {
-		return have.ifi == nil && have.group == group
-	})
-}
-
-// chosen returns the index of the interface that the system has chosen for
-// group, and 0 if it does not tell. Filtering by interface, and leaving after
-// the routes have changed, need it.
-func (c *Conn) chosen(mc multicaster, group netip.Addr) int {
-	lister, ok := mc.(interfaceLister)
-	if !ok {
-		return 0
-	}
-	ifis, _ := lister.interfaces()
-	for _, ifi := range ifis {
-		if !c.joinedOn(group, ifi.Index) && lister.memberAt(group, ifi.Index) {
-			return ifi.Index
-		}
-	}
-	return 0
 }
 
 // isLimit reports whether err says that there are no more memberships.
@@ -474,13 +361,4 @@ func (c *Conn) MulticastInterface() (ifi *net.Interface, err error) {
 		return err
 	})
 	return ifi, err
-}
-
-// interfaceAt returns the interface of that index, with nothing but the index
-// if the system does not have it.
-func interfaceAt(index int) *net.Interface {
-	if ifi, err := net.InterfaceByIndex(index); err == nil {
-		return ifi
-	}
-	return &net.Interface{Index: index}
 }
