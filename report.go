@@ -5,7 +5,7 @@ import "time"
 // Limits for reports: how many the Conn holds for its goroutine, and how long
 // reads come first when there are more.
 const (
-	maxReports  = 256
+	maxReports  = 1024
 	reportPause = time.Millisecond
 )
 
