@@ -83,6 +83,33 @@ func TestReportsInOneBatch(t *testing.T) {
 	}
 }
 
+// TestReportInHandler has the handler write to a dead and two live peers at
+// once, so that only this WriteBatch meets the report: it is delivered, with
+// nothing else going on.
+func TestReportInHandler(t *testing.T) {
+	for _, n := range kernelSetups() {
+		t.Run(n.name, func(t *testing.T) {
+			r := record()
+			p, last, dead := n.peer(t), n.peer(t), n.dead(t)
+			c := n.listen(t, funcs{
+				datagram: func(c *udp.Conn, d udp.Datagram) {
+					ds := append(batch(d.Addr, "first"), batch(dead, "lost")...)
+					if sent, err := c.WriteBatch(append(ds, batch(last.addr, "last")...)); sent != 3 || err != nil {
+						t.Errorf("%d, %v", sent, err)
+					}
+				},
+				undelivered: r.HandleUndelivered,
+			})
+			for range 20 {
+				p.send(t, n.reach(c), "go")
+				p.expect(t, "first", n.reach(c))
+				last.expect(t, "last", n.reach(c))
+				checkReport(t, wait(t, r.undelivered), dead, n.host, syscall.ECONNREFUSED)
+			}
+		})
+	}
+}
+
 // TestDeadPeers has one peer in ten be dead, of forty, and four goroutines
 // that write to all: nothing for the others is lost, nor is any write an
 // error, and each report is about a dead one.
@@ -350,46 +377,51 @@ var icmpRows = []struct {
 }
 
 // reportedMTU is what the messages say of the path. The kernel believes them,
-// for ten minutes and every program on this host: it must change nothing.
-const reportedMTU = 65535
+// for all its sockets and for ten minutes.
+const reportedMTU = 1400
 
 // TestEveryReport has each kind of ICMP message come, on a socket without a
 // peer, on a connected one, and on a connected one without HandleUndelivered.
+// It does so in a namespace, which is the only one to believe the messages.
 func TestEveryReport(t *testing.T) {
 	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
-			icmp := openICMP(t, n.host)
-			p := n.peer(t)
-			r, connectedR := record(), record()
-			c, connected, unheard := n.listen(t, r), n.dial(t, p.addr, connectedR), n.dial(t, p.addr, nil)
-			counted := uint64(0)
-			for _, row := range icmpRows {
-				if row.version == 4 != n.host.Is4() {
-					continue
-				}
-				about := netip.AddrPortFrom(p.addr.Addr(), 9)
-				icmp.report(t, row.kind, row.code, reportedMTU, n.reach(c), about)
-				checkReport(t, wait(t, r.undelivered), about, n.host, row.errno)
-				icmp.report(t, row.kind, row.code, reportedMTU, connected.LocalAddr(), p.addr)
-				checkReport(t, wait(t, connectedR.undelivered), p.addr, n.host, row.errno)
-				icmp.report(t, row.kind, row.code, reportedMTU, unheard.LocalAddr(), p.addr)
-				if row.fatal {
-					counted++
-					eventually(t, "the report is counted", func() bool { return unheard.Stats().Undelivered == counted })
-				}
-			}
-			for _, c := range []*udp.Conn{c, connected, unheard} {
-				check(t, second(c.WriteTo([]byte("works"), p.addr)))
-				p.expect(t, "works", n.reach(c))
-				shutdown(t, c)
-				if s := c.Stats(); s.ReadErrors != 0 || s.WriteErrors != 0 {
-					t.Errorf("%+v", s)
-				}
-			}
-			if len(r.undelivered)+len(connectedR.undelivered) != 0 || unheard.Stats().Undelivered != counted {
-				t.Errorf("%d and %d more reports, %+v", len(r.undelivered), len(connectedR.undelivered), unheard.Stats())
-			}
+			hosts(t, "a")[0].enter(func() { testEveryReport(t, n) })
 		})
+	}
+}
+
+func testEveryReport(t *testing.T, n setup) {
+	icmp := openICMP(t, n.host)
+	p := n.peer(t)
+	r, connectedR := record(), record()
+	c, connected, unheard := n.listen(t, r), n.dial(t, p.addr, connectedR), n.dial(t, p.addr, nil)
+	counted := uint64(0)
+	for _, row := range icmpRows {
+		if row.version == 4 != n.host.Is4() {
+			continue
+		}
+		about := netip.AddrPortFrom(p.addr.Addr(), 9)
+		icmp.report(t, row.kind, row.code, n.reach(c), about)
+		checkReport(t, wait(t, r.undelivered), about, n.host, row.errno)
+		icmp.report(t, row.kind, row.code, connected.LocalAddr(), p.addr)
+		checkReport(t, wait(t, connectedR.undelivered), p.addr, n.host, row.errno)
+		icmp.report(t, row.kind, row.code, unheard.LocalAddr(), p.addr)
+		if row.fatal {
+			counted++
+			eventually(t, "the report is counted", func() bool { return unheard.Stats().Undelivered == counted })
+		}
+	}
+	for _, c := range []*udp.Conn{c, connected, unheard} {
+		check(t, second(c.WriteTo([]byte("works"), p.addr)))
+		p.expect(t, "works", n.reach(c))
+		shutdown(t, c)
+		if s := c.Stats(); s.ReadErrors != 0 || s.WriteErrors != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+	if len(r.undelivered)+len(connectedR.undelivered) != 0 || unheard.Stats().Undelivered != counted {
+		t.Errorf("%d and %d more reports, %+v", len(r.undelivered), len(connectedR.undelivered), unheard.Stats())
 	}
 }
 
@@ -409,51 +441,52 @@ func checkReport(t *testing.T, u udp.Undelivered, about netip.AddrPort, offender
 func TestWriteThroughReports(t *testing.T) {
 	for _, n := range []setup{{name: "udp4", bind: "127.0.0.1:0", host: loopback4}, {name: "udp6", bind: "[::1]:0", host: loopback6}} {
 		t.Run(n.name, func(t *testing.T) {
-			if n.host.Is6() {
-				needIPv6(t)
-			}
-			icmp := openICMP(t, n.host)
-			var reports atomic.Uint64
-			c := n.listen(t, funcs{undelivered: func(*udp.Conn, udp.Undelivered) { reports.Add(1) }})
-			n.config.NoOffload = true // or the kernel counts what it has joined as one
-			l := n.listen(t, nil)
-			about := netip.AddrPortFrom(n.host, 9)
-			stop := make(chan struct{})
-			var done sync.WaitGroup
-			done.Go(func() {
-				for {
-					for _, row := range icmpRows {
-						if row.version == 4 != n.host.Is4() || row.errno == unix.EMSGSIZE {
-							continue // that would make the route's MTU smaller
-						}
-						select {
-						case <-stop:
-							return
-						default:
-							icmp.report(t, row.kind, row.code, 0, n.reach(c), about)
-						}
-					}
-				}
-			})
-			written := 0
-			for reports.Load() < 2000 {
-				if sent, err := c.WriteBatch(batch(n.reach(l), "one", "two", "three")); sent != 3 || err != nil {
-					t.Fatalf("%d, %v", sent, err)
-				}
-				check(t, second(c.WriteTo([]byte("four"), n.reach(l))))
-				written += 4
-			}
-			close(stop)
-			done.Wait()
-			shutdown(t, c)
-			shutdown(t, l)
-			if s := l.Stats(); s.ReadDatagrams+s.Dropped != uint64(written) {
-				t.Errorf("%d datagrams are written, %+v", written, s)
-			}
-			if s := c.Stats(); reports.Load() != s.Undelivered || s.ReadErrors+s.WriteErrors != 0 {
-				t.Errorf("%d reports, %+v", reports.Load(), s)
-			}
+			hosts(t, "a")[0].enter(func() { testWriteThroughReports(t, n) })
 		})
+	}
+}
+
+func testWriteThroughReports(t *testing.T, n setup) {
+	icmp := openICMP(t, n.host)
+	var reports atomic.Uint64
+	c := n.listen(t, funcs{undelivered: func(*udp.Conn, udp.Undelivered) { reports.Add(1) }})
+	n.config.NoOffload = true // or the kernel counts what it has joined as one
+	l := n.listen(t, nil)
+	about := netip.AddrPortFrom(n.host, 9)
+	stop := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			for _, row := range icmpRows {
+				if row.version == 4 != n.host.Is4() {
+					continue
+				}
+				select {
+				case <-stop:
+					return
+				default:
+					icmp.report(t, row.kind, row.code, n.reach(c), about)
+				}
+			}
+		}
+	})
+	written := 0
+	for reports.Load() < 2000 {
+		if sent, err := c.WriteBatch(batch(n.reach(l), "one", "two", "three")); sent != 3 || err != nil {
+			t.Fatalf("%d, %v", sent, err)
+		}
+		check(t, second(c.WriteTo([]byte("four"), n.reach(l))))
+		written += 4
+	}
+	close(stop)
+	done.Wait()
+	shutdown(t, c)
+	shutdown(t, l)
+	if s := l.Stats(); s.ReadDatagrams+s.Dropped != uint64(written) {
+		t.Errorf("%d datagrams are written, %+v", written, s)
+	}
+	if s := c.Stats(); reports.Load() != s.Undelivered || s.ReadErrors+s.WriteErrors != 0 {
+		t.Errorf("%d reports, %+v", reports.Load(), s)
 	}
 }
 
@@ -479,10 +512,10 @@ func openICMP(t *testing.T, host netip.Addr) icmpSocket {
 }
 
 // report sends a report about a datagram from one address to another.
-func (s icmpSocket) report(t *testing.T, kind, code, mtu int, from, to netip.AddrPort) {
+func (s icmpSocket) report(t *testing.T, kind, code int, from, to netip.AddrPort) {
 	t.Helper()
 	b := []byte{byte(kind), byte(code), 0, 0}
-	b = binary.BigEndian.AppendUint32(b, uint32(mtu)) // for IPv4, its lower half
+	b = binary.BigEndian.AppendUint32(b, reportedMTU) // for IPv4, its lower half
 	if from.Addr().Is4() {
 		b = append(b, 0x45, 0, 0, 28+4, 0, 1, 0x40, 0, 64, unix.IPPROTO_UDP, 0, 0)
 	} else {
