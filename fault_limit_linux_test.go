@@ -108,8 +108,7 @@ func TestFloodsCostNothing(t *testing.T) {
 	n := setup{bind: "127.0.0.1:0", host: loopback4}
 	forger := openForger(t)
 	var received atomic.Uint64
-	var c *udp.Conn
-	c = n.listen(t, funcs{
+	c := n.listen(t, funcs{
 		datagram: func(c *udp.Conn, d udp.Datagram) {
 			received.Add(1)
 			if received.Load()%100 == 0 {
