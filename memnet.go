@@ -25,8 +25,8 @@ import (
 // Go ends the program.
 //
 // Its sockets do what the system's do on Linux, as far as memory goes: ports
-// are taken and shared, receive queues overflow, and a connected socket is
-// told that nobody listened when its datagram arrived. Beside that:
+// are taken and shared, receive queues overflow, and who sends is told where
+// nobody listens when the datagram arrives. Beside that:
 //
 // Hosts: sockets opened by the MemNet itself are on a host that has every
 // address. A socket of all of them sends to loopback addresses from 127.0.0.1

@@ -16,10 +16,10 @@ func checkInterface(index int) error {
 }
 
 // hears reports whether s gets f, which was sent to a group or to all. As on
-// Linux, a socket of one address does not.
+// Linux, a socket that is bound or connected does not cover such addresses.
 func (s *memSocket) hears(f *flight) bool {
 	switch {
-	case !s.local.Addr().IsUnspecified() || !s.covers(f.Local):
+	case !s.covers(f.Local):
 		return false
 	case f.Local == broadcast:
 		return true

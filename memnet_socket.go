@@ -41,7 +41,9 @@ type memSocket struct {
 	size     int // of the queue in bytes
 	limit    int
 	overflow uint64        // how many did not fit
-	report   syscall.Errno // about the peer; zero: none
+	report   syscall.Errno // what the next call is to return; zero: nothing
+	reports  []Undelivered // kept apart,
+	apart    bool          // if the Conn has asked for that
 	draining bool
 
 	expired       bool // the read deadline is over
@@ -62,6 +64,7 @@ var (
 	_ net.PacketConn = (*memSocket)(nil)
 	_ socket         = (*memSocket)(nil)
 	_ connector      = (*memSocket)(nil)
+	_ reporter       = (*memSocket)(nil)
 	_ multicaster    = (*memSocket)(nil)
 )
 
@@ -128,7 +131,7 @@ func (s *memSocket) drain() error                          { return memSet(s, &s
 
 func (s *memSocket) close() error {
 	return s.do(func() error {
-		s.closed, s.local = true, s.bound
+		s.closed = true
 		s.queue, s.spare = nil, nil
 		s.stopAlarm()
 		s.net.unbind(s)
@@ -199,6 +202,21 @@ func (s *memSocket) takeReport() syscall.Errno {
 func (s *memSocket) pending() (errno syscall.Errno) {
 	s.do(func() error { errno = s.takeReport(); return nil })
 	return errno
+}
+
+func (s *memSocket) askForReports() bool { return memSet(s, &s.apart, true) == nil }
+
+func (s *memSocket) takeReports(limit int, take func(Undelivered)) (more bool) {
+	s.do(func() error {
+		n := min(limit, len(s.reports))
+		for _, u := range s.reports[:n] {
+			take(u)
+		}
+		s.reports = s.reports[n:]
+		more = len(s.reports) > 0
+		return nil
+	})
+	return more
 }
 
 func (s *memSocket) read() (ds []Datagram, err error) {
@@ -283,7 +301,7 @@ func (s *memSocket) depart(d Datagram) (f flight, err error) {
 		mtu = memMTU
 	}
 	switch {
-	case s.report != 0:
+	case s.report != 0 && !s.apart:
 		return f, s.takeReport()
 	case len(d.Payload) > mtu:
 		return f, syscall.EMSGSIZE
@@ -337,7 +355,11 @@ func (s *memSocket) source(want, to netip.Addr) (netip.Addr, error) {
 
 // refused reports that nobody listened where f arrived.
 func (s *memSocket) refused(f *flight) {
-	if s.peer == netip.AddrPortFrom(f.Local, f.port) {
+	to := netip.AddrPortFrom(f.Local, f.port)
+	if s.apart && len(s.reports) < maxReports {
+		s.reports = append(s.reports, Undelivered{Addr: to, Offender: f.Local, Err: syscall.ECONNREFUSED})
+	}
+	if s.apart || s.peer == to {
 		s.report = syscall.ECONNREFUSED
 		s.ready.Signal()
 	}

@@ -95,8 +95,10 @@ func TestMemNetDelay(t *testing.T) {
 		c := n.listenAt(t, "10.0.0.1:0", udp.HandlerFunc(func(_ *udp.Conn, d udp.Datagram) {
 			got = append(got, fmt.Sprintf("%s at %v", d.Payload, time.Since(start)))
 		}))
+		memory := make([]byte, 4)
 		for _, payload := range []string{"3s", "1s", "2s a", "0s", "2s b", "1ns", "2s c", "1h"} {
-			write(t, c, c.LocalAddr(), payload)
+			payload := append(memory[:0], payload...) // written over while it is under way
+			check(t, second(c.WriteTo(payload, c.LocalAddr())))
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -254,34 +256,46 @@ func TestMemNetEnds(t *testing.T) {
 	})
 }
 
-// TestMemNetRefused counts reports: one for each that is read, none to a
-// socket that is not connected, or is so to another.
+// TestMemNetRefused counts reports, one for each datagram: of a Conn that is
+// connected or not, where nobody listens or somebody for others only.
 func TestMemNetRefused(t *testing.T) {
-	onMemNet(t, func(t *testing.T, mem *udp.MemNet, n setup) {
+	onMemNet(t, func(t *testing.T, _ *udp.MemNet, n setup) {
 		dead := netip.AddrPortFrom(host2, 9)
 		r := record()
-		c := n.listenAt(t, "10.0.0.1:7", r)
-		write(t, c, dead, "x")
-		check(t, c.Connect(c.LocalAddr()))
-		check(t, c.Disconnect())
+		c, unheard := n.listenAt(t, "10.0.0.1:7", r), n.listenAt(t, "10.0.0.1:8", nil)
+		expect := func(what string, reports int) {
+			t.Helper()
+			synctest.Wait()
+			for i := range 3 {
+				write(t, c, dead, "x")
+				write(t, unheard, dead, "x")
+				if i > 0 {
+					synctest.Wait() // once they come singly, once together
+				}
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if len(r.undelivered) != 3 {
+				t.Errorf("%s: %d reports, want 3", what, len(r.undelivered))
+			}
+			for len(r.undelivered) > 0 {
+				if u := <-r.undelivered; u != (udp.Undelivered{Addr: dead, Offender: host2, Err: syscall.ECONNREFUSED}) {
+					t.Errorf("%s: got %+v", what, u)
+				}
+			}
+			if got := unheard.Stats().Undelivered; got != uint64(reports) {
+				t.Errorf("%s: Stats.Undelivered is %d, want %d", what, got, reports)
+			}
+		}
+		expect("not connected", 0)
 		check(t, c.Connect(dead))
-		for i := range 3 {
-			if synctest.Wait(); len(r.undelivered) != i {
-				t.Fatalf("%d reports, want %d", len(r.undelivered), i)
-			}
-			check(t, second(c.Write([]byte("x"))))
-		}
-		// One that is connected to another does not listen.
-		check(t, n.listenAt(t, dead.String(), nil).Connect(dead))
-		check(t, second(c.Write([]byte("x"))))
-		if synctest.Wait(); len(r.undelivered) != 4 {
-			t.Errorf("%d reports, want 4", len(r.undelivered))
-		}
-		for range 4 {
-			if u := <-r.undelivered; u.Addr != dead || u.Err != syscall.ECONNREFUSED {
-				t.Errorf("got %+v", u)
-			}
-		}
+		check(t, unheard.Connect(dead))
+		expect("connected", 3)
+		check(t, n.listenAt(t, dead.String(), nil).Connect(dead)) // to itself
+		expect("not for others", 6)
+		check(t, unheard.Disconnect())
+		check(t, c.Disconnect())
+		expect("disconnected", 6)
 	})
 }
 
@@ -384,6 +398,87 @@ func TestMemNetOtherBubble(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "from outside bubble") || !strings.Contains(string(out), "mustBeInItsBubble") {
 		t.Errorf("the program ends with %v:\n%s", err, out)
+	}
+}
+
+// TestMemNetReaders has several read at once from a socket: each gets one, and
+// all are told that it is closed.
+func TestMemNetReaders(t *testing.T) {
+	onMemNet(t, func(t *testing.T, _ *udp.MemNet, n setup) {
+		b := n.peer(t)
+		results := make(chan string, 10)
+		for range 6 {
+			go func() {
+				buf := make([]byte, 10)
+				size, _, err := b.ReadFrom(buf)
+				results <- fmt.Sprint(string(buf[:size]), errors.Is(err, net.ErrClosed))
+			}()
+		}
+		expect := func(want string, count int) {
+			t.Helper()
+			if synctest.Wait(); len(results) != count {
+				t.Errorf("%d readers return, want %d", len(results), count)
+			}
+			for len(results) > 0 {
+				if got := <-results; got != want {
+					t.Errorf("a reader gets %q, want %q", got, want)
+				}
+			}
+		}
+		expect("", 0)
+		b.send(t, b.addr, "x")
+		expect("xfalse", 1)
+		b.send(t, b.addr, "y")
+		b.send(t, b.addr, "y")
+		expect("yfalse", 2)
+		check(t, b.Close())
+		expect("true", 3)
+	})
+}
+
+// TestMemNetConnect connects to the unspecified address, which stands for the
+// host itself.
+func TestMemNetConnect(t *testing.T) {
+	onMemNet(t, func(t *testing.T, _ *udp.MemNet, n setup) {
+		for _, unspecified := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			r := record()
+			c := n.listenAt(t, ":0", r)
+			check(t, c.Connect(netip.AddrPortFrom(unspecified, c.LocalAddr().Port())))
+			if c.RemoteAddr() != c.LocalAddr() || !c.LocalAddr().Addr().IsLoopback() {
+				t.Errorf("connected to %v, it is %v", unspecified, c)
+			}
+			check(t, second(c.Write([]byte("hello"))))
+			r.expectAll(t, "hello")
+		}
+	})
+}
+
+// TestMemNetAllocations sends to itself, with and without a Conn.
+func TestMemNetAllocations(t *testing.T) {
+	if raceDetector() {
+		t.Skip("the race detector allocates: try without -race")
+	}
+	mem := new(udp.MemNet)
+	arrived := make(chan struct{})
+	c := openBy(mem).listenAt(t, "10.0.0.1:0", udp.HandlerFunc(func(*udp.Conn, udp.Datagram) { arrived <- struct{}{} }))
+	payload := []byte(text(1200))
+	if got := testing.AllocsPerRun(1000, func() {
+		c.WriteTo(payload, c.LocalAddr())
+		<-arrived
+	}); got != 0 {
+		t.Errorf("a Conn allocates %v times for each datagram", got)
+	}
+	type packetConn interface {
+		ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+		WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
+	}
+	b := openBy(mem).peer(t)
+	pc := b.PacketConn.(packetConn)
+	if got := testing.AllocsPerRun(1000, func() {
+		pc.WriteToUDPAddrPort(payload, b.addr)
+		pc.ReadFromUDPAddrPort(payload)
+	}); got != 0 {
+		t.Errorf("a bare socket allocates %v times for each datagram", got)
 	}
 }
 
@@ -561,9 +656,9 @@ func TestMemNetReusePort(t *testing.T) {
 func TestMemNetBestFit(t *testing.T) {
 	onMemNet(t, func(t *testing.T, _ *udp.MemNet, n setup) {
 		first, last, one, connected := record(), record(), record(), record()
+		n.multicast(t, "10.0.0.1:7", one)
 		n.multicast(t, ":7", first)
 		n.multicast(t, ":7", last)
-		n.multicast(t, "10.0.0.1:7", one)
 		from := n.listenAt(t, "10.0.0.9:9", nil)
 		write(t, from, netip.AddrPortFrom(host1, 7), "address")
 		write(t, from, netip.AddrPortFrom(host2, 7), "last")
@@ -739,6 +834,9 @@ func TestMemNetAdopted(t *testing.T) {
 			write(t, two, netip.AddrPortFrom(group.Addr, 7), name+" 2")
 		}
 		send("before")
+		check(t, c.Join(udp.Group{Addr: group.Addr, Interface: &net.Interface{Index: 2}}))
+		send("another interface")
+		check(t, c.Leave(udp.Group{Addr: group.Addr, Interface: &net.Interface{Index: 2}}))
 		check(t, c.Join(from1))
 		send("source")
 		check(t, c.Leave(from1))
