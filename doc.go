@@ -96,6 +96,12 @@ a handler is told, with the address that the datagram was for, who reported it,
 and, where a datagram was too long for the path, how long one may be
 ([Undelivered]). Elsewhere only a connected Conn is.
 
+On Linux such a Conn also hears of failures that may pass, as a TTL that
+expired; a socket that does not ask is not told. The MTU counts the headers of
+IP and UDP: 28 bytes for IPv4, 48 for IPv6. Reports wait in the socket's
+receive buffer, and 1024 of them in the Conn: what does not fit while a handler
+blocks is lost to the handler.
+
 Reports are a courtesy. Firewalls swallow them, hosts limit their rate, and
 anybody can forge one. A protocol that must know needs an answer of its own,
 and a timeout.
@@ -215,19 +221,36 @@ cause inside, for [errors.Is]: [net.ErrClosed], [net.ErrWriteToConnected],
 system. What is wrong with an argument is said before the system is asked, and
 changes nothing. What the system says is returned, or reported, or outlived:
 
+	while opening
+	  EADDRINUSE, EADDRNOTAVAIL, EACCES   returned by Listen and Dial
+	  EMFILE, ENFILE: too many files      returned; nothing is left open
+	  a buffer size is too large          clamped on Linux, and a line for the Logger with the limit's
+	                                      name (net.core.rmem_max, wmem_max); returned elsewhere
 	while reading
-	  a report (ECONNREFUSED,             HandleUndelivered, or only Stats.Undelivered;
-	  EHOSTUNREACH, EMSGSIZE, ...)        reading goes on
+	  a report: ECONNREFUSED,             HandleUndelivered, and Stats.Undelivered;
+	  EHOSTUNREACH, ENETUNREACH,          reading goes on at once
+	  EMSGSIZE, EHOSTDOWN, ENONET, EPROTO,
+	  ENOPROTOOPT, EOPNOTSUPP, EACCES
+	  EINTR, EAGAIN                       never seen: read again, or waited for
 	  the socket was closed               the Conn stops
-	  anything else                       Stats.ReadErrors and a line for the Logger; tried again
-	                                      after 5 ms, doubling to 1 s
+	  ENOMEM, ENOBUFS, anything else      Stats.ReadErrors and a line for the Logger; tried again
+	                                      after 5 ms, doubling to 1 s, which Close ends
 	while writing
-	  the send buffer is full             waits until there is room
-	  ENOBUFS                             tries again for a moment, then returns it
+	  EAGAIN: the send buffer is full     waits until there is room
 	  the report of an earlier datagram   goes to HandleUndelivered; this one is sent all the same
-	  EMSGSIZE: too long                  returned; nothing was sent
-	  EPERM: a firewall dropped it        returned
-	  anything else                       returned, counted in Stats.WriteErrors
+	  ENOBUFS: the interface's queue      tries 6 times in 8 ms, then returns it
+	  is full
+	  EMSGSIZE: longer than can be        returned; 65507 bytes fit into IPv4, 65527 into IPv6
+	  EPERM: a firewall of this host      returned
+	  EACCES: the route prohibits it      returned
+	  ENETUNREACH, EHOSTUNREACH: no       returned; when the interface is back, the same socket
+	  route, or no interface              works again
+	  EINVAL: Local is not of this host   returned
+	  anything else                       returned
+
+What a write returns is counted in Stats.WriteErrors, and costs only the
+datagram that it is about. It is about this host: what happens on the way is a
+report. On Windows the numbers are translated to these.
 
 A panic in a handler ends the program, as panics do. With
 [ListenConfig] Recover set, it is counted and passed on, and the next datagram
