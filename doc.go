@@ -178,7 +178,9 @@ What is limited. A second join of a group on the same interface is an error,
 and so is a join past the system's limit (on Linux 20 for a socket,
 net.ipv4.igmp_max_memberships). An interface that goes away takes its
 memberships with it; one that comes back under the same name is another
-interface, and needs a Join of its own. JoinAll sees to that.
+interface, and needs a Join of its own. JoinAll sees to that. Where an IPv6
+group is joined on several interfaces for different sources, Linux keeps out on
+all of them what the membership made last does.
 
 Why nothing arrives. Firewalls drop multicast first: allow the group's port
 for UDP, and IGMP (protocol 2) or MLD (within ICMPv6). A switch that snoops
@@ -205,8 +207,8 @@ again, and calls Connect.
 [Conn.Close] closes the socket at once and may be called anywhere, in a
 handler too. A handler that is under way may still finish; after it, only
 HandleStop is called. [Conn.Shutdown] is the gentle end: handlers get what has
-already arrived, HandleStop can still write, to say goodbye, and then the
-socket is closed. [Conn.Wait] returns when all of that is over and no
+already arrived (and under a flood no more than that), HandleStop can still
+write, to say goodbye, and then the socket is closed. [Conn.Wait] returns when all of that is over and no
 goroutine is left: nil after Close and Shutdown, otherwise why the Conn
 stopped. To stop with a context, and on Ctrl-C with [os/signal.NotifyContext]:
 
@@ -282,7 +284,8 @@ With port 0, the first socket gets a port, and the others name it. Linux,
 DragonFly and FreeBSD balance; elsewhere one socket may get everything, or
 ReusePort is [errors.ErrUnsupported]. As sockets come and go, peers move to
 others, and what waits in a socket that is closed is lost; Shutdown handles it
-first.
+first. A socket that goes from one process to the next, as an [os.File] and by
+[NewConn], loses nothing: examples/restart is a server that is replaced so.
 
 # Testing your protocol
 
@@ -329,7 +332,8 @@ amplifier for attacks on others: answer with no more bytes than came, or ask
 for a token that was sent to that address, before anything larger. Rate limits
 by source do not help against forged sources. A server that replies to
 everything can also be made to talk to itself, or to another such server, for
-ever: reply to requests, not to replies.
+ever: reply to requests, not to replies, and not to the ports of services that
+answer anything (7, 19, 53, 123).
 
 A connected socket only filters by address, which can be forged too. Secrets
 and decisions need authentication in the payload, as DTLS and QUIC have it.
@@ -343,7 +347,9 @@ on a shared port.
 
 Everything is parsed with its length checked, and a flood costs no memory that
 stays: what does not fit into the socket's buffer is dropped by the kernel.
-The Logger is told addresses, settings and errors, never payloads.
+The Logger is told addresses, settings and errors, never payloads. Reports can
+be forged by whoever knows the ports; the Conn stops nothing on one, and neither
+should a program.
 
 # Platforms
 
