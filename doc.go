@@ -264,9 +264,10 @@ is handled.
 and bytes each way, and what was lost. ReadDatagrams/Reads is how many
 datagrams a read returns. A rising Dropped means that the handler is too slow
 or ListenConfig.ReadBuffer too small; on Linux the kernel counts these, other
-systems drop in silence. Discarded is what was read but not meant for the
-handler: from others than the connected peer, for groups not joined, or after
-Close.
+systems drop in silence. What the kernel has joined for offload it counts as
+one; with ListenConfig.NoOffload the count is of datagrams. Discarded is what
+was read but not meant for the handler: from others than the connected peer, for
+groups not joined, or after Close.
 
 # Sharing a port over cores
 
