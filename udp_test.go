@@ -417,20 +417,34 @@ func TestNewConn(t *testing.T) {
 	}
 }
 
-// TestNewConnConnected takes over a socket of net.Dial.
+// TestNewConnConnected takes over a socket of net.Dial, as it is and by way
+// of a file, which hides from the package net that it is connected.
 func TestNewConnConnected(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		wrap func(*testing.T, *net.UDPConn) net.PacketConn
+	}{
+		{"UDPConn", func(_ *testing.T, pc *net.UDPConn) net.PacketConn { return pc }},
+		{"FilePacketConn", throughFile},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := setup{host: loopback4}.peer(t)
+			pc, err := net.Dial("udp", p.addr.String())
+			check(t, err)
+			r := record()
+			c, err := udp.NewConn(test.wrap(t, pc.(*net.UDPConn)), r)
+			check(t, err)
+			closeAtEnd(t, c)
+			checkConnected(t, c, p, r)
+		})
+	}
+}
+
+// checkConnected speaks to the peer p, then to another, then to anybody.
+func checkConnected(t *testing.T, c *udp.Conn, p bare, r *recorder) {
+	t.Helper()
 	n := setup{host: loopback4}
-	p, other := n.peer(t), n.peer(t)
-	pc, err := net.Dial("udp", p.addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := record()
-	c, err := udp.NewConn(pc.(*net.UDPConn), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeAtEnd(t, c)
+	other := n.peer(t)
 	if c.RemoteAddr() != p.addr {
 		t.Errorf("RemoteAddr is %v, want %v", c.RemoteAddr(), p.addr)
 	}
