@@ -3,7 +3,6 @@ package udp
 import (
 	"context"
 	"fmt"
-	"hash/crc32"
 	"net"
 	"net/netip"
 	"os"
@@ -14,33 +13,34 @@ import (
 )
 
 // A MemNet is a network in memory, for the tests of programs that use this
-// package: as the PacketListener of a [ListenConfig] it takes the place of
-// the operating system. The zero value loses nothing and takes no time. Its
-// fields are for faults; they must not change while a datagram is sent.
+// package. As the PacketListener of a [ListenConfig] it takes the place of the
+// operating system. The zero value loses nothing and takes no time; the fields
+// are for faults, and must not change while something is sent.
 //
-// It works in a bubble of testing/synctest, by the bubble's clock: it has no
-// goroutines, blocks durably, and keeps no timer when all its sockets are
-// closed. As long as one is open, only the bubble in which it was opened may
-// use the MemNet: what is outside of bubbles panics, and for another bubble
-// Go ends the program.
+// A MemNet works in a bubble of testing/synctest, by the bubble's clock: it has
+// no goroutines, blocks durably, and keeps no timer when all its sockets are
+// closed. While one is open, the bubble in which it was opened is the only
+// place to use the MemNet. Use outside of bubbles panics; use in another bubble
+// ends the program, by Go itself.
 //
-// Its sockets do what the system's do on Linux, as far as memory goes: ports
-// are taken and shared, receive queues overflow, and who sends is told where
-// nobody listens when the datagram arrives. Beside that:
+// Sockets behave as on Linux: ports are taken, or shared; a datagram is refused
+// if nobody listens where and when it arrives; one that finds the receive queue
+// full is dropped, by default if 212992 bytes wait, with 256 added to the
+// payload of each. What is a MemNet's own:
 //
-// Hosts: sockets opened by the MemNet itself are on a host that has every
-// address. A socket of all of them sends to loopback addresses from 127.0.0.1
-// or ::1, to others from 192.0.2.1 or 2001:db8::1. Host adds further hosts,
-// which have those addresses that they are given. Each has loopback addresses
-// of its own.
+// Hosts. The MemNet itself opens sockets on a host that has every address.
+// There a socket of all addresses sends from 127.0.0.1 or ::1 to loopback
+// addresses, and from 192.0.2.1 or 2001:db8::1 to others. Host adds hosts, which
+// have the addresses that they are given. Each host has loopback addresses of
+// its own.
 //
-// Interfaces: each host is on the same links, by interfaces with an index of
-// 1 to 65535. What is sent to a group by one of them arrives at those who have
-// joined the group there, or without naming an interface. What does not name
-// one is sent by the first.
+// Interfaces. All hosts are on the same links, 1 to 65535, which are the
+// indexes of their interfaces. What is sent to a group by one of them arrives
+// where the group was joined on the same, or without naming one. Interface 1
+// sends what is not to leave by another.
 //
-// A datagram to 255.255.255.255 arrives at all sockets of all IPv4 addresses
-// that listen on the port. Names are not looked up.
+// Broadcasts to 255.255.255.255 arrive at the sockets of all addresses, on all
+// hosts. Names are not looked up.
 type MemNet struct {
 	// Drop reports whether a datagram is lost on the way; one to a group is
 	// lost for all its members.
@@ -85,15 +85,6 @@ type memHost struct {
 	addrs []netip.Addr
 }
 
-// A flight is a datagram under way, as its receivers are to see it.
-type flight struct {
-	Datagram
-	port uint16 // of Local
-	from *memSocket
-	loop bool // if to a group, also to from's host
-	due  time.Time
-}
-
 const (
 	memMTU           = 65507
 	memInterfaces    = 65535
@@ -105,27 +96,27 @@ var (
 	_ sharingListener = (*memHost)(nil)
 )
 
-// Host adds a host with these addresses to the network, and returns what
-// opens sockets on it: several instances of a program that listens on all
-// addresses of its host can share a MemNet so. A socket of all addresses sends
-// from the first of the family. Addresses that are no host's, or another
-// host's, panic.
+// Host adds a host with these addresses, and returns what opens sockets on it.
+// So several instances of a program that listens on all addresses of its host
+// can be tested together. A socket of all addresses sends from the first of the
+// family. Addresses that no host can have, or that another has, panic.
 func (n *MemNet) Host(addrs ...netip.Addr) PacketListener {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	h := &memHost{net: n}
 	for _, a := range addrs {
+		a = a.Unmap().WithZone("")
 		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a == broadcast || n.hostOf(a) != nil {
 			panic(fmt.Sprintf("udp: MemNet.Host: %v cannot be the address of a new host", a))
 		}
+		h.addrs = append(h.addrs, a)
 	}
-	h := &memHost{net: n, addrs: slices.Clone(addrs)}
 	n.hosts = append(n.hosts, h)
 	return h
 }
 
-// ListenPacket opens a socket, as [net.ListenPacket] does, but for names in
-// the address. The socket is a net.PacketConn that also programs can use which
-// do not know this package.
+// ListenPacket opens a socket like net.ListenPacket, at an address without a
+// name. Programs that do not know this package can use the socket too.
 func (n *MemNet) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	return n.listen(ctx, nil, network, address, 0)
 }
@@ -255,110 +246,6 @@ func loopbackLike(a netip.Addr) netip.Addr {
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	return netip.IPv6Loopback()
-}
-
-// fate asks what becomes of a datagram, and appends to delays how long each of
-// those takes that arrive.
-func (n *MemNet) fate(delays []time.Duration, from, to netip.AddrPort, payload []byte) []time.Duration {
-	if n.Drop == nil && n.Delay == nil && n.Copies == nil {
-		return append(delays, 0)
-	}
-	n.asking.Lock()
-	defer n.asking.Unlock()
-	if n.Drop != nil && n.Drop(from, to, payload) {
-		return delays
-	}
-	copies := 0
-	if n.Copies != nil {
-		if copies = n.Copies(from, to, payload); copies < 0 {
-			panic(fmt.Sprintf("udp: MemNet.Copies returns %d for %v -> %v", copies, from, to))
-		}
-	}
-	for range 1 + copies {
-		delay := time.Duration(0)
-		if n.Delay != nil {
-			if delay = n.Delay(from, to, payload); delay < 0 {
-				panic(fmt.Sprintf("udp: MemNet.Delay returns %v for %v -> %v", delay, from, to))
-			}
-		}
-		delays = append(delays, delay)
-	}
-	return delays
-}
-
-// fly has f arrive after a while. One timer serves all, so that those which
-// arrive at the same moment do so in the order in which they were sent.
-func (n *MemNet) fly(f flight, delay time.Duration) {
-	f.Payload = slices.Clone(f.Payload)
-	f.due = time.Now().Add(delay)
-	at := len(n.flights)
-	for at > 0 && n.flights[at-1].due.After(f.due) {
-		at--
-	}
-	n.flights = slices.Insert(n.flights, at, &f)
-	if n.timer == nil {
-		n.timer = time.AfterFunc(delay, n.land)
-	} else if at == 0 {
-		n.timer.Reset(delay)
-	}
-}
-
-// land has those arrive that are due.
-func (n *MemNet) land() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	now := time.Now()
-	for len(n.flights) > 0 && !n.flights[0].due.After(now) {
-		f := n.flights[0]
-		n.flights = n.flights[1:]
-		n.arrive(f)
-	}
-	if len(n.flights) > 0 {
-		n.timer.Reset(n.flights[0].due.Sub(now))
-	}
-}
-
-// arrive gives f to those whom it is for, or has it refused.
-func (n *MemNet) arrive(f *flight) {
-	if f.Local.IsMulticast() || f.Local == broadcast {
-		for _, s := range n.ports[f.port] {
-			if s.hears(f) {
-				s.take(f.Datagram)
-			}
-		}
-	} else if s := n.listener(f); s != nil {
-		s.take(f.Datagram)
-	} else {
-		f.from.refused(f)
-	}
-}
-
-// listener returns the socket that f is for: among those that fit it best the
-// one bound last, or, where they share the load, the one for f's sender.
-func (n *MemNet) listener(f *flight) *memSocket {
-	host := n.hostOf(f.Local)
-	if f.Local.IsLoopback() {
-		host = f.from.host
-	}
-	var space [8]*memSocket
-	best, fit := space[:0], 1
-	for _, s := range n.ports[f.port] {
-		switch this := s.fits(f, host); {
-		case this > fit:
-			best, fit = append(best[:0], s), this
-		case this == fit:
-			best = append(best, s)
-		}
-	}
-	if len(best) == 0 {
-		return nil
-	}
-	last := len(best) - 1
-	if last > 0 && best[last].how&shareLoad != 0 {
-		sender, _ := f.Addr.MarshalBinary()
-		last = int(crc32.ChecksumIEEE(sender) % uint32(len(best)))
-	}
-	return best[last]
 }
 
 // inBubble reports whether the caller is in a bubble of testing/synctest,

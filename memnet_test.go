@@ -486,7 +486,7 @@ func TestMemNetAllocations(t *testing.T) {
 func TestMemNetHost(t *testing.T) {
 	onMemNet(t, func(t *testing.T, mem *udp.MemNet, n setup) {
 		six := netip.MustParseAddr("2001:db8::2")
-		others := []setup{openBy(mem.Host(host1)), openBy(mem.Host(host2, six)), n}
+		others := []setup{openBy(mem.Host(host1)), openBy(mem.Host(netip.AddrFrom16(host2.As16()), six)), n}
 		recorders := []*recorder{record(), record(), record()}
 		var conns []*udp.Conn
 		for i, n := range others {
