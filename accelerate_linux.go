@@ -28,7 +28,7 @@ type fastSocket struct {
 	*udpSocket
 	segments atomic.Int64 // the longest segment that may be sent with UDP_SEGMENT; zero: none
 	indexes  indexCache
-	nameless sync.RWMutex // read-locked to send to the peer without naming it, locked to change it
+	changing sync.RWMutex // locked to change the peer, read-locked by each system call that sends
 
 	// Of the Conn's goroutine.
 	receive func(fd uintptr) bool // s.receiveOnce, made once
@@ -60,14 +60,14 @@ func accelerate(s *udpSocket, noOffload bool) socket {
 }
 
 func (s *fastSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
-	s.nameless.Lock()
-	defer s.nameless.Unlock()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	return s.udpSocket.connect(peer)
 }
 
 func (s *fastSocket) disconnect() error {
-	s.nameless.Lock()
-	defer s.nameless.Unlock()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	return s.udpSocket.disconnect()
 }
 

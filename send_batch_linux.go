@@ -265,7 +265,9 @@ func (w *sending) flush() {
 	var met syscall.Errno // by the next message, in its first try; zero: this is that
 	for b.sent = 0; b.sent < b.filled; {
 		from := b.sent
+		w.s.changing.RLock()
 		err := w.s.raw.Control(b.run)
+		w.s.changing.RUnlock()
 		if stopped && b.errno == 0 && w.c.reporter == nil && w.s.peer.Load() != nil {
 			w.c.stats.undelivered.Add(1) // what had stopped it was a report
 		}

@@ -64,18 +64,14 @@ func (s *fastSocket) write(d Datagram) error {
 		op.header.Control = &op.control[0]
 		op.header.SetControllen(len(control))
 	}
-	// The name of the peer spares it from being mistaken for another while
-	// that changes; without it, the kernel knows the route already.
-	named := !s.isPeer(d.Addr)
-	if !named {
-		op.header.Name, op.header.Namelen = nil, 0
+	s.changing.RLock()
+	if peer := s.peer.Load(); peer != nil && *peer == d.Addr {
+		op.header.Name, op.header.Namelen = nil, 0 // the kernel has the route already
 	} else {
 		op.setName(s, d.Addr)
 	}
 	err := s.raw.Control(op.run)
-	if !named {
-		s.nameless.RUnlock()
-	}
+	s.changing.RUnlock()
 	if err == nil && op.errno == unix.EAGAIN {
 		op.setName(s, d.Addr)
 		err = s.raw.Write(op.wait)
@@ -91,17 +87,4 @@ func (s *fastSocket) write(d Datagram) error {
 func (op *sendOne) setName(s *fastSocket, addr netip.AddrPort) {
 	op.header.Name = (*byte)(unsafe.Pointer(&op.name))
 	op.header.Namelen = s.encodeName(&op.name, addr)
-}
-
-// isPeer reports whether the kernel's socket is connected to addr. If it is,
-// it stays so until the caller unlocks nameless.
-func (s *fastSocket) isPeer(addr netip.AddrPort) bool {
-	if s.peer.Load() == nil || !s.nameless.TryRLock() {
-		return false
-	}
-	if peer := s.peer.Load(); peer != nil && *peer == addr {
-		return true
-	}
-	s.nameless.RUnlock()
-	return false
 }
