@@ -45,7 +45,7 @@ func (s *memSocket) depart(d Datagram) (f flight, err error) {
 		mtu = memMTU
 	}
 	switch {
-	case s.report != 0 && !s.apart:
+	case s.report != 0:
 		return f, s.takeReport()
 	case len(d.Payload) > mtu:
 		return f, syscall.EMSGSIZE

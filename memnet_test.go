@@ -299,6 +299,37 @@ func TestMemNetRefused(t *testing.T) {
 	})
 }
 
+// TestMemNetManyReports has more refusals than anybody keeps, as nobody takes
+// them.
+func TestMemNetManyReports(t *testing.T) {
+	onMemNet(t, func(t *testing.T, _ *udp.MemNet, n setup) {
+		const sent = 5000
+		entered, open := make(chan struct{}), make(chan struct{})
+		reports := 0
+		c := n.listenAt(t, "10.0.0.1:7", funcs{
+			datagram:    func(*udp.Conn, udp.Datagram) { close(entered); <-open },
+			undelivered: func(*udp.Conn, udp.Undelivered) { reports++ },
+		})
+		write(t, c, c.LocalAddr(), "block")
+		<-entered
+		for range sent {
+			write(t, c, netip.AddrPortFrom(host2, 9), "x")
+		}
+		close(open)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := c.Stats().Undelivered; reports < 1000 || reports >= sent || got != uint64(reports) {
+			t.Errorf("%d reports for %d datagrams, and Stats.Undelivered is %d", reports, sent, got)
+		}
+		write(t, c, netip.AddrPortFrom(host2, 9), "x")
+		before := reports
+		synctest.Wait()
+		if reports != before+1 {
+			t.Errorf("%d reports for one more", reports-before)
+		}
+	})
+}
+
 // TestMemNetThousandSeconds asks every second for a thousand of them.
 func TestMemNetThousandSeconds(t *testing.T) {
 	start := time.Now()
