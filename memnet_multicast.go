@@ -33,23 +33,12 @@ func (s *memSocket) hears(f *flight) bool {
 	})
 }
 
-// member calls change with the place of a membership in s.members; -1: there
-// is none.
-func (s *memSocket) member(group, source netip.Addr, index int, change func(at int) error) error {
+// The Conn sees to what is joined already, or not.
+
+func (s *memSocket) join(group, source netip.Addr, index int) error {
 	return s.do(func() error {
 		if err := checkInterface(index); err != nil {
 			return err
-		}
-		return change(slices.IndexFunc(s.members, func(m membership) bool {
-			return m.group == group && m.source == source && m.index == index
-		}))
-	})
-}
-
-func (s *memSocket) join(group, source netip.Addr, index int) error {
-	return s.member(group, source, index, func(at int) error {
-		if at >= 0 {
-			return syscall.EADDRINUSE
 		}
 		s.members = append(s.members, membership{group: group, source: source, index: index})
 		return nil
@@ -57,31 +46,32 @@ func (s *memSocket) join(group, source netip.Addr, index int) error {
 }
 
 func (s *memSocket) leave(group, source netip.Addr, index int) error {
-	return s.member(group, source, index, func(at int) error {
-		if at < 0 {
-			return syscall.EADDRNOTAVAIL
-		}
-		s.members = slices.Delete(s.members, at, at+1)
+	return s.do(func() error {
+		s.members = slices.DeleteFunc(s.members, func(m membership) bool {
+			return m.group == group && m.source == source && m.index == index
+		})
 		return nil
 	})
 }
 
 func (s *memSocket) block(group, source netip.Addr, index int) error {
-	return s.member(group, netip.Addr{}, index, func(at int) error {
-		if at < 0 {
-			return syscall.EINVAL
-		}
-		s.members[at].blocked = append(s.members[at].blocked, source)
-		return nil
-	})
+	return s.filter(group, index, func(blocked []netip.Addr) []netip.Addr { return append(blocked, source) })
 }
 
 func (s *memSocket) unblock(group, source netip.Addr, index int) error {
-	return s.member(group, netip.Addr{}, index, func(at int) error {
-		if at < 0 {
-			return syscall.EINVAL
+	return s.filter(group, index, func(blocked []netip.Addr) []netip.Addr {
+		return slices.DeleteFunc(blocked, func(a netip.Addr) bool { return a == source })
+	})
+}
+
+// filter changes who is blocked in a membership for any source.
+func (s *memSocket) filter(group netip.Addr, index int, edit func([]netip.Addr) []netip.Addr) error {
+	return s.do(func() error {
+		for i := range s.members {
+			if m := &s.members[i]; m.group == group && m.index == index {
+				m.blocked = edit(m.blocked)
+			}
 		}
-		s.members[at].blocked = slices.DeleteFunc(s.members[at].blocked, func(a netip.Addr) bool { return a == source })
 		return nil
 	})
 }

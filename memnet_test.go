@@ -713,7 +713,7 @@ func TestMemNetQueue(t *testing.T) {
 			{1, 65507, 1, 1},
 			{1 << 20, 1200, 500, 1 << 20 / 1200},
 		} {
-			n.config.ReadBuffer = test.buffer
+			n.config.ReadBuffer, n.config.WriteBuffer = test.buffer, 1 // the latter changes nothing
 			entered, open := make(chan struct{}), make(chan struct{})
 			blocked := false
 			c := n.listenAt(t, "10.0.0.1:0", funcs{datagram: func(*udp.Conn, udp.Datagram) {
