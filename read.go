@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -234,10 +235,10 @@ func (c *Conn) deliverBatch(ds []Datagram) {
 		return
 	}
 	if raceEnabled {
-		c.lent = append(c.lent[:0], accepted...) // the handler may change its elements
+		lent := slices.Clone(accepted) // the handler may change its elements
 		defer func() {
-			poison(c.lent)
-			copy(accepted, c.lent)
+			poison(lent)
+			copy(accepted, lent)
 		}()
 	}
 	c.handleBatch(accepted)

@@ -91,7 +91,6 @@ type Conn struct {
 	left   int           // what it may still read then, in bytes
 	paced  bool          // more reports wait, for a moment in which reads come first
 	ended  bool          // the loop has come to its end by itself
-	lent   []Datagram    // what HandleBatch was given, in race builds
 
 	stats statistics
 }
