@@ -1,0 +1,178 @@
+//go:build linux && !udpbasic
+
+package udp
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestReadClasses follows how much a socket asks for: one datagram while they
+// come one by one, more when more wait, and one again when that is over.
+func TestReadClasses(t *testing.T) {
+	const most = len(readClasses) - 1
+	s := new(fastSocket)
+	read := func(waited bool, n, size int) int {
+		s.waited = waited
+		s.adapt(n, n*size)
+		return s.class
+	}
+	for range 100 {
+		if class := read(true, 1, 100); class != 0 {
+			t.Fatalf("class %d for one at a time", class)
+		}
+	}
+	for want := 1; want <= most; want++ {
+		if class := read(false, readClasses[want-1], 100); class != want {
+			t.Fatalf("class %d after as many as had room, want %d", class, want)
+		}
+	}
+	if class := read(false, readClasses[most], 100); class != most {
+		t.Fatalf("class %d after as many as had room in the last", class)
+	}
+	if class := read(true, 1, 100); class == 0 {
+		t.Error("one at once after a single read")
+	}
+	for range 100 {
+		read(true, 1, 100)
+	}
+	if s.class != 0 {
+		t.Errorf("class %d after many reads of one", s.class)
+	}
+	for range 20 {
+		read(false, readClasses[s.class], readBuffer)
+	}
+	if bytes := readClasses[s.class] * readBuffer; bytes > 2*enoughBytes {
+		t.Errorf("class %d for the longest datagrams: %d bytes in a read", s.class, bytes)
+	}
+}
+
+// TestReadClassesOfConn sees a Conn grow for a flood and shrink after it.
+func TestReadClassesOfConn(t *testing.T) {
+	const flood, singles = 120, 50
+	classes, opened := make(chan int, flood), make(chan struct{})
+	entered := make(chan struct{}, flood+singles)
+	c, err := Listen("127.0.0.1:0", HandlerFunc(func(c *Conn, d Datagram) {
+		entered <- struct{}{}
+		<-opened
+		classes <- c.sock.(*fastSocket).class
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Wait()
+	defer c.Close()
+	send := func() {
+		if _, err := c.WriteTo([]byte("hello"), c.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send()
+	<-entered
+	for range flood - 1 {
+		send()
+	}
+	close(opened)
+	grown := 0
+	for range flood {
+		grown = max(grown, <-classes)
+	}
+	if want := len(readClasses) - 1; grown != want {
+		t.Errorf("class %d for %d that wait, want %d", grown, flood, want)
+	}
+	last := 0
+	for range singles {
+		for start := time.Now(); !bytes.Contains(allStacks(), []byte("[IO wait")); runtime.Gosched() {
+			if time.Since(start) > 10*time.Second {
+				t.Fatalf("nobody waits for a datagram:\n%s", allStacks())
+			}
+		}
+		send()
+		last = <-classes
+	}
+	if last != 0 {
+		t.Errorf("class %d after %d, one by one", last, singles)
+	}
+}
+
+func allStacks() []byte {
+	buf := make([]byte, 1<<20)
+	return buf[:runtime.Stack(buf, true)]
+}
+
+// TestLimitSegments lets segmentation fail as a device without checksums
+// does, which not every kernel lets a test arrange: it is off from then on.
+func TestLimitSegments(t *testing.T) {
+	var log bytes.Buffer
+	lc := ListenConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	c, err := lc.Listen(t.Context(), "127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.sock.(*fastSocket)
+	for _, step := range []struct {
+		segment int
+		err     error
+		want    int64
+	}{{1200, syscall.EMSGSIZE, 1199}, {1300, syscall.EMSGSIZE, 1199}, {100, syscall.EINVAL, 99}, {50, syscall.EIO, 0}, {10, syscall.EMSGSIZE, 0}} {
+		s.limitSegments(c, step.segment, step.err)
+		if got := s.segments.Load(); got != step.want {
+			t.Errorf("%v with segments of %d: the limit is %d, want %d", step.err, step.segment, got, step.want)
+		}
+	}
+	c.Close()
+	c.Wait()
+	if got := strings.Count(log.String(), "offload"); got != 3 {
+		t.Errorf("%d lines about three limits:\n%s", got, &log)
+	}
+}
+
+// TestCut cuts what the kernel has joined, or says that it has.
+func TestCut(t *testing.T) {
+	for _, test := range []struct {
+		size, segment, limit int
+		want                 []int // lengths; negative: truncated
+	}{
+		{0, 0, 10, []int{0}},
+		{5, 0, 10, []int{5}},
+		{15, 0, 10, []int{-10}},
+		{5, -1, 10, []int{5}},
+		{5, 5, 10, []int{5}},
+		{5, 6, 10, []int{5}},
+		{5, 1 << 30, 10, []int{5}},
+		{5, 2, 10, []int{2, 2, 1}},
+		{6, 2, 10, []int{2, 2, 2}},
+		{6, 4, 4, []int{4, 2}},
+		{6, 4, 3, []int{-3, 2}},
+		{9, 4, 1, []int{-1, -1, 1}},
+		{3, 1, 1, []int{1, 1, 1}},
+	} {
+		payload := make([]byte, test.size, test.size+10)
+		for i := range payload {
+			payload[i] = byte(i)
+		}
+		addr := netip.MustParseAddrPort("192.0.2.1:9")
+		b := &readBatch{ds: []Datagram{{TTL: 1}, {Payload: payload, Addr: addr, TTL: 7}}}
+		b.cut(test.segment, test.limit)
+		got := b.ds[1:]
+		if len(got) != len(test.want) {
+			t.Errorf("%+v: %d datagrams", test, len(got))
+			continue
+		}
+		for i, d := range got {
+			size := max(test.want[i], -test.want[i])
+			if len(d.Payload) != size || cap(d.Payload) != size || d.Truncated != (test.want[i] < 0) || d.Addr != addr || d.TTL != 7 {
+				t.Errorf("%+v: number %d is %+v, with room for %d", test, i, d, cap(d.Payload))
+			}
+			if size > 0 && d.Payload[0] != byte(i*test.segment) {
+				t.Errorf("%+v: number %d begins with byte %d", test, i, d.Payload[0])
+			}
+		}
+	}
+}
