@@ -457,21 +457,35 @@ func (h *host) inside(f func()) {
 	h.t.Helper()
 	done := make(chan error, 1)
 	go func() {
-		// The thread ends with the goroutine, as it is not unlocked.
+		err := errors.New("the test fails inside of " + h.name)
+		defer func() { done <- err }()
+		// The thread comes back: it may be the first, whose namespace
+		// /proc/net shows.
 		runtime.LockOSThread()
-		ended := errors.New("f ends the goroutine")
-		defer func() { done <- ended }()
-		fd, err := os.Open("/run/netns/" + h.name)
-		if err != nil {
-			ended = err
+		defer runtime.UnlockOSThread()
+		back, openErr := os.Open("/proc/thread-self/ns/net")
+		if openErr != nil {
+			err = openErr
 			return
 		}
-		defer fd.Close()
-		if ended = unix.Setns(int(fd.Fd()), unix.CLONE_NEWNET); ended == nil {
-			ended = errors.New("the test failed inside of " + h.name)
-			f()
-			ended = nil
+		defer back.Close()
+		there, openErr := os.Open("/run/netns/" + h.name)
+		if openErr != nil {
+			err = openErr
+			return
 		}
+		defer there.Close()
+		if setErr := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); setErr != nil {
+			err = setErr
+			return
+		}
+		defer func() {
+			if setErr := unix.Setns(int(back.Fd()), unix.CLONE_NEWNET); setErr != nil {
+				panic(setErr)
+			}
+		}()
+		f()
+		err = nil
 	}()
 	if err := <-done; err != nil {
 		h.t.Fatal(err)
