@@ -321,8 +321,8 @@ func TestMemNetManyReports(t *testing.T) {
 		if got := c.Stats().Undelivered; reports < 1000 || reports >= sent || got != uint64(reports) {
 			t.Errorf("%d reports for %d datagrams, and Stats.Undelivered is %d", reports, sent, got)
 		}
-		write(t, c, netip.AddrPortFrom(host2, 9), "x")
 		before := reports
+		write(t, c, netip.AddrPortFrom(host2, 9), "x")
 		synctest.Wait()
 		if reports != before+1 {
 			t.Errorf("%d reports for one more", reports-before)
