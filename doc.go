@@ -322,7 +322,9 @@ test of retransmission takes no time and gives the same result on every run:
 
 The zero MemNet loses nothing and takes no time. Its fields are functions that
 decide for each datagram whether it is lost (Drop), how long it takes (Delay;
-different delays reorder) and how often it arrives (Copies). Run the tests with
+different delays reorder) and how often it arrives (Copies). [MemNet.Host] adds
+hosts, so that several instances of a program can be on the network, each at
+":9999" of its own. Run the tests with
 -race as well: they then find handlers that keep a lent payload.
 
 # Security

@@ -26,7 +26,7 @@ func disconnectSocket(syscall.RawConn, netip.AddrPort, bool) (local netip.AddrPo
 
 func pendingError(syscall.RawConn) syscall.Errno      { return 0 }
 func onlyIPv6(syscall.RawConn) bool                   { return false }
-func isReport(errno syscall.Errno) bool               { return false }
+func isReport(errno syscall.Errno) bool               { return errno == syscall.ECONNREFUSED } // of a MemNet
 func standardErrno(errno syscall.Errno) syscall.Errno { return errno }
 func setReusePort(uintptr) error                      { return errors.ErrUnsupported }
 func setReuseAddr(uintptr) error                      { return errors.ErrUnsupported }
