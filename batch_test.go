@@ -370,6 +370,22 @@ func TestBatchConnected(t *testing.T) {
 	})
 }
 
+// TestBatchBadRun has several in a row that go nowhere, after one that goes
+// somewhere: none follows it.
+func TestBatchBadRun(t *testing.T) {
+	onBatchSetups(t, func(t *testing.T, n setup) {
+		c := n.listen(t, nil)
+		to := newCollector(t, n.host)
+		good, bad := udp.Datagram{Payload: []byte("good"), Addr: to.addr}, udp.Datagram{Payload: []byte("bad")}
+		if sent, err := c.WriteBatch([]udp.Datagram{good, bad, bad, bad, good}); sent != 2 || err == nil {
+			t.Errorf("WriteBatch sends %d of 2: %v", sent, err)
+		}
+		check(t, to.want(t, good.Payload, n.reach(c)))
+		check(t, to.want(t, good.Payload, n.reach(c)))
+		to.wantNothing(t, c)
+	})
+}
+
 func TestBatchEmpty(t *testing.T) {
 	onBatchSetups(t, func(t *testing.T, n setup) {
 		c := n.listen(t, nil)
