@@ -35,6 +35,8 @@ type fastSocket struct {
 	class   int                   // how much to read: an index of readClasses
 	idle    bool                  // it has not been read from
 	singles int                   // reads in a row that waited for one datagram
+	misses  int                   // how little it helps to let others run before waiting
+	skip    int                   // reads that wait until that is tried again
 	waited  bool                  // nothing was there when this read began
 	batch   *readBatch            // what is lent to the handler; nil: nothing
 	err     error

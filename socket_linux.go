@@ -18,7 +18,7 @@ const (
 	mappedGroups = true
 
 	// controlSpace is room for all the control data of one datagram.
-	controlSpace = 128
+	controlSpace = 256
 
 	errHostIsolated = unix.ENONET
 )
