@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -167,14 +166,6 @@ func (f forger) send(t *testing.T, from, to netip.AddrPort) {
 	if err := unix.Sendto(f.fd, b[:], 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// settledHeap returns how much memory is in use when nothing is in pools.
-func settledHeap() int64 {
-	for range 3 {
-		runtime.GC()
-	}
-	return int64(heap())
 }
 
 func descriptorLimit(t *testing.T) (limit syscall.Rlimit) {

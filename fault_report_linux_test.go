@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -236,11 +235,11 @@ func TestReportsWhileBlocked(t *testing.T) {
 		if connected {
 			check(t, c.Connect(dead))
 		}
-		before := heap()
+		before := settledHeap()
 		for range total {
 			check(t, second(c.WriteTo([]byte("x"), dead)))
 		}
-		if grown := int64(heap()) - int64(before); grown > 256<<10 {
+		if grown := settledHeap() - before; grown > 256<<10 {
 			t.Errorf("%d reports take %d bytes", total, grown)
 		}
 		if connected {
@@ -549,12 +548,4 @@ func stackOf(function string) string {
 		}
 	}
 	return ""
-}
-
-// heap returns how much memory is in use.
-func heap() uint64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
 }

@@ -412,3 +412,13 @@ func (s *soaking) closeEnd(e *end, gently bool) {
 	s.dropped.Add(stats.Dropped)
 	e.c = nil
 }
+
+// settledHeap returns how much memory is in use when nothing is in pools.
+func settledHeap() int64 {
+	for range 3 {
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
