@@ -103,7 +103,10 @@ func TestManySockets(t *testing.T) {
 // many from different sources: afterwards no more memory is in use than
 // before.
 func TestFloodsCostNothing(t *testing.T) {
-	const total = 50000
+	total := 50000
+	if *soak > 0 {
+		total = 1000000
+	}
 	n := setup{bind: "127.0.0.1:0", host: loopback4}
 	forger := openForger(t)
 	var received atomic.Uint64
