@@ -3,6 +3,8 @@
 package udp
 
 import (
+	"errors"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -59,6 +61,21 @@ func accelerate(s *udpSocket, noOffload bool) socket {
 		unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) // since 5.0
 	})
 	return f
+}
+
+// limitSegments turns UDP_SEGMENT off after it has failed for datagrams that
+// could be sent by themselves: altogether if the device cannot do it,
+// otherwise for segments of that length.
+func (s *fastSocket) limitSegments(c *Conn, segment int, err error) {
+	limit := int64(segment - 1)
+	if errors.Is(err, unix.EIO) {
+		limit = 0
+	}
+	for old := s.segments.Load(); limit < old; old = s.segments.Load() {
+		if s.segments.CompareAndSwap(old, limit) {
+			c.log(slog.LevelWarn, "udp: segmentation offload failed", "error", err, "limit", limit)
+		}
+	}
 }
 
 func (s *fastSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {

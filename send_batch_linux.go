@@ -4,8 +4,6 @@ package udp
 
 import (
 	"encoding/binary"
-	"errors"
-	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
@@ -388,20 +386,5 @@ func isOffloadError(err error) bool {
 		return true
 	default:
 		return errno != 0 && !isReport(errno)
-	}
-}
-
-// limitSegments turns UDP_SEGMENT off after it has failed for datagrams that
-// could be sent by themselves: altogether if the device cannot do it,
-// otherwise for segments of that length.
-func (s *fastSocket) limitSegments(c *Conn, segment int, err error) {
-	limit := int64(segment - 1)
-	if errors.Is(err, unix.EIO) {
-		limit = 0
-	}
-	for old := s.segments.Load(); limit < old; old = s.segments.Load() {
-		if s.segments.CompareAndSwap(old, limit) {
-			c.log(slog.LevelWarn, "udp: segmentation offload failed", "error", err, "limit", limit)
-		}
 	}
 }
