@@ -66,21 +66,19 @@ const (
 // datagram. Entries that are not from the network are none: the kernel also
 // queues errors that the write itself has returned.
 func parseReport(b []byte) (u Undelivered, ok bool) {
-	for len(b) >= headerSpace {
-		size, level, kind := controlHeader(b)
-		if size < headerSpace || size > len(b) {
-			break
+	for {
+		level, kind, data, rest, more := nextControl(b)
+		if !more {
+			return u, false
 		}
-		data := b[headerSpace:size]
+		b = rest
 		isError := level == unix.IPPROTO_IP && kind == unix.IP_RECVERR || level == unix.IPPROTO_IPV6 && kind == unix.IPV6_RECVERR
 		if isError && len(data) >= extendedError {
 			if origin := data[4]; origin == unix.SO_EE_ORIGIN_ICMP || origin == unix.SO_EE_ORIGIN_ICMP6 {
 				return reportOf(data)
 			}
 		}
-		b = b[min(len(b), (size+alignment-1)&^(alignment-1)):]
 	}
-	return u, false
 }
 
 // reportOf reads a struct sock_extended_err, and the address after it.

@@ -119,12 +119,12 @@ const (
 // returns the size of the datagrams that the kernel has put together in the
 // payload, zero if it has not. Whatever is malformed is passed over.
 func parseControl(b []byte, d *Datagram) (segment int) {
-	for len(b) >= headerSpace {
-		size, level, kind := controlHeader(b)
-		if size < headerSpace || size > len(b) {
+	for {
+		level, kind, data, rest, ok := nextControl(b)
+		if !ok {
 			return segment
 		}
-		data := b[headerSpace:size]
+		b = rest
 		switch {
 		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= pktinfo4:
 			d.Interface = int(int32(binary.NativeEndian.Uint32(data)))
@@ -146,20 +146,28 @@ func parseControl(b []byte, d *Datagram) (segment int) {
 		case level == unix.SOL_UDP && kind == unix.UDP_GRO:
 			segment = int(int32(binary.NativeEndian.Uint32(data)))
 		}
-		b = b[min(len(b), (size+alignment-1)&^(alignment-1)):]
 	}
-	return segment
 }
 
-// controlHeader reads a struct cmsghdr (cmsg(3)).
-func controlHeader(b []byte) (size int, level, kind int32) {
+// nextControl splits the first control message, a struct cmsghdr and its data
+// (cmsg(3)), off b. It is not ok if there is none, or a malformed one.
+func nextControl(b []byte) (level, kind int32, data, rest []byte, ok bool) {
+	if len(b) < headerSpace {
+		return 0, 0, nil, nil, false
+	}
 	const word = alignment
+	size := 0
 	if word == 8 {
 		size = int(binary.NativeEndian.Uint64(b))
 	} else {
 		size = int(binary.NativeEndian.Uint32(b))
 	}
-	return size, int32(binary.NativeEndian.Uint32(b[word:])), int32(binary.NativeEndian.Uint32(b[word+4:]))
+	if size < headerSpace || size > len(b) {
+		return 0, 0, nil, nil, false
+	}
+	level = int32(binary.NativeEndian.Uint32(b[word:]))
+	kind = int32(binary.NativeEndian.Uint32(b[word+4:]))
+	return level, kind, b[headerSpace:size], b[min(len(b), (size+alignment-1)&^(alignment-1)):], true
 }
 
 // appendControlHeader appends a struct cmsghdr for so many bytes of data, and
