@@ -165,12 +165,18 @@ func (l *echoLoad) run(d time.Duration) (uint64, error) {
 		if e != 0 {
 			continue
 		}
-		for i := range l.events[:n] {
-			f := l.flows[l.events[i].Fd]
-			if err := l.read(f); err != nil {
+		// Everything is read before anything is sent, so that datagrams come
+		// in bursts, as from a network card. Were each flow answered at once,
+		// a server that is faster than this load would be kept in step with
+		// it, and read what one flow had just sent, however much is in flight.
+		ready := l.events[:n]
+		for i := range ready {
+			if err := l.read(l.flows[ready[i].Fd]); err != nil {
 				return 0, err
 			}
-			l.fill(f)
+		}
+		for i := range ready {
+			l.fill(l.flows[ready[i].Fd])
 		}
 	}
 	return l.verified - before, nil
