@@ -148,5 +148,5 @@ func (c *Conn) Write(b []byte) (int, error) {
 		c.stats.writeErrors.Add(1)
 		return 0, c.opError(opWrite, netip.AddrPort{}, syscall.ENOTCONN)
 	}
-	return c.writeOne(Datagram{Payload: b, Addr: *peer}, true)
+	return c.writeOne(&Datagram{Payload: b, Addr: *peer}, true)
 }

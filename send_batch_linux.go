@@ -4,6 +4,7 @@ package udp
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"os"
 	"sync"
@@ -47,32 +48,43 @@ type sendBatch struct {
 	errno    syscall.Errno
 
 	flows []flow           // in the order of their first datagrams
-	next  [maxWindow]int16 // the next datagram of the same flow; -1: none
+	runs  []run            // of all flows, in the order of the batch
 	table [flowTable]int16 // flows by hash, plus one; zero: none
+	mask  uint             // of the slots in use: as few as will do, for the cache
 }
 
-// A message is what goes out as one: the datagrams of a flow from first on,
-// all from one source.
+// A message is what goes out as one: the datagrams of a flow from one place
+// on, all from one source.
 type message struct {
-	first, count int16
-	segment      int // the length of each, but for a shorter last one
-	bytes        int
+	first   place
+	count   int
+	segment int // the length of each, but for a shorter last one
+	bytes   int
 }
 
 // A flow is what of a batch goes to one peer.
 type flow struct {
 	addr       netip.AddrPort
-	head, tail int16 // its first and last datagram, by index
+	head, tail int16 // its first and last run, by index
 	slot       int16 // in the table
-	mixed      bool  // they do not all leave from the same place
 }
+
+// A run is what stands side by side in a batch, from one source to one peer:
+// the datagrams from first on, as far as end.
+type run struct {
+	first, end int16
+	next       int16 // the next of the same flow; -1: none
+}
+
+// A place is that of a datagram in a flow. After the last, run is -1.
+type place struct{ run, datagram int16 }
 
 const (
 	// maxWindow is how many datagrams are gathered at a time; a longer
 	// batch is more than one.
 	maxWindow = 1024
 
-	// flowTable is the size of the hash table of flows, a power of two.
+	// flowTable is the most slots for flows, a power of two.
 	flowTable = 2 * maxWindow
 )
 
@@ -118,51 +130,52 @@ func (w *sending) fail(i int, addr netip.AddrPort, err error) {
 	}
 }
 
-// gather finds the flows of the window.
+// gather finds the runs of the window, and the flows that they belong to.
 func (w *sending) gather() {
-	b, last := w.b, -1 // last: the flow of the datagram before, if it has one
-	for i := range w.ds {
+	b := w.b
+	b.mask = 2<<bits.Len(uint(len(w.ds)-1)) - 1
+	for i, end := 0, 0; i < len(w.ds); i = end {
 		d := &w.ds[i]
-		if last < 0 || d.Addr != w.ds[i-1].Addr || !sameSource(d, &w.ds[i-1]) {
-			addr, err := w.c.destination(d, true)
-			if err != nil {
+		for end = i + 1; end < len(w.ds) && d.Addr == w.ds[end].Addr && sameSource(d, &w.ds[end]); {
+			end++
+		}
+		addr, err := w.c.destination(d, true)
+		if err != nil {
+			for ; i < end; i++ {
 				w.fail(i, addr, err)
-				last = -1
-				continue
 			}
-			last = w.find(addr)
+			continue
 		}
-		f := &b.flows[last]
-		if b.next[i] = -1; f.head < 0 {
-			f.head = int16(i)
+		f, r := w.find(addr), int16(len(b.runs))
+		if f.head < 0 {
+			f.head = r
 		} else {
-			f.mixed = f.mixed || !sameSource(d, &w.ds[f.head])
-			b.next[f.tail] = int16(i)
+			b.runs[f.tail].next = r
 		}
-		f.tail = int16(i)
+		f.tail = r
+		b.runs = append(b.runs, run{first: int16(i), end: int16(end), next: -1})
 	}
 }
 
-// find returns the index of the flow to addr, or of a new one without
-// datagrams.
-func (w *sending) find(addr netip.AddrPort) int {
+// find returns the flow to addr, or a new one without runs.
+func (w *sending) find(addr netip.AddrPort) *flow {
 	b := w.b
-	slot := hash(addr)
-	for ; b.table[slot] != 0; slot = (slot + 1) % flowTable {
-		if i := int(b.table[slot]) - 1; b.flows[i].addr == addr {
-			return i
+	slot := hash(addr) & b.mask
+	for ; b.table[slot] != 0; slot = (slot + 1) & b.mask {
+		if f := &b.flows[b.table[slot]-1]; f.addr == addr {
+			return f
 		}
 	}
 	b.flows = append(b.flows, flow{addr: addr, head: -1, slot: int16(slot)})
 	b.table[slot] = int16(len(b.flows))
-	return len(b.flows) - 1
+	return &b.flows[len(b.flows)-1]
 }
 
 func hash(addr netip.AddrPort) uint {
 	a := addr.Addr().As16()
 	h := binary.NativeEndian.Uint64(a[:])*0x9E3779B97F4A7C15 ^ binary.NativeEndian.Uint64(a[8:])
 	h = (h ^ uint64(addr.Port())<<48) * 0x9E3779B97F4A7C15
-	return uint(h>>40) % flowTable
+	return uint(h >> 40)
 }
 
 // scatter forgets the flows.
@@ -171,41 +184,64 @@ func (b *sendBatch) scatter() {
 		b.table[b.flows[i].slot] = 0
 	}
 	clear(b.flows)
-	b.flows = b.flows[:0]
+	b.flows, b.runs = b.flows[:0], b.runs[:0]
+}
+
+// after returns the place that follows p in its flow.
+func (b *sendBatch) after(p place) place {
+	r := &b.runs[p.run]
+	if p.datagram++; p.datagram == r.end {
+		if p.run = r.next; p.run >= 0 {
+			p.datagram = b.runs[p.run].first
+		}
+	}
+	return p
 }
 
 // pack makes messages of a flow: one of as many datagrams as can be segments
 // of one, which have the same length, but that the last may be shorter.
 func (w *sending) pack(f *flow) {
 	b := w.b
-	for i := f.head; i >= 0; {
+	name := -1 // the message before, whose name serves for this one; -1: none
+	for p := (place{f.head, b.runs[f.head].first}); p.run >= 0; {
 		if b.filled == maxMessages || b.iovs+maxSegments > maxIovecs {
 			w.flush()
+			name = -1
 		}
 		m := &b.messages[b.filled]
-		*m = message{first: i, segment: len(w.ds[i].Payload)}
-		limit := 0
-		if m.segment > 0 && m.segment <= int(w.s.segments.Load()) {
-			limit = maxSegmented
-		}
-		iovs := b.iovecs[b.iovs:b.iovs]
-		for {
-			p := w.ds[i].Payload
-			iovs = appendPayload(iovs, p)
-			m.count++
-			m.bytes += len(p)
-			if i = b.next[i]; i < 0 || len(p) < m.segment || m.count == maxSegments {
-				break
-			}
-			if size := len(w.ds[i].Payload); size == 0 || size > m.segment || m.bytes+size > limit ||
-				f.mixed && !sameSource(&w.ds[m.first], &w.ds[i]) {
-				break
-			}
-		}
-		w.address(f, m, iovs)
+		iovs, next := w.fill(m, p)
+		w.address(f, m, iovs, name)
+		name, p = b.filled, next
 		b.iovs += len(iovs)
 		b.bytes += m.bytes
 		b.filled++
+	}
+}
+
+// fill makes m the message that begins at p, and returns its payload and what
+// comes after it.
+func (w *sending) fill(m *message, p place) (iovs []unix.Iovec, next place) {
+	b, d := w.b, &w.ds[p.datagram]
+	*m = message{first: p, segment: len(d.Payload)}
+	limit := 0
+	if m.segment > 0 && m.segment <= int(w.s.segments.Load()) {
+		limit = maxSegmented
+	}
+	iovs = b.iovecs[b.iovs:b.iovs]
+	for {
+		size := len(d.Payload)
+		iovs = appendPayload(iovs, d.Payload)
+		m.count++
+		m.bytes += size
+		run := p.run
+		if p = b.after(p); p.run < 0 || size < m.segment || m.count == maxSegments {
+			return iovs, p
+		}
+		d = &w.ds[p.datagram]
+		size = len(d.Payload)
+		if size == 0 || size > m.segment || m.bytes+size > limit || p.run != run && !sameSource(&w.ds[m.first.datagram], d) {
+			return iovs, p
+		}
 	}
 }
 
@@ -230,15 +266,20 @@ func appendPayload(iovs []unix.Iovec, p []byte) []unix.Iovec {
 	return append(iovs, iov)
 }
 
-// address completes the header of the next message.
-func (w *sending) address(f *flow, m *message, iovs []unix.Iovec) {
+// address completes the header of the next message. Its name is that of
+// message known, if there is one.
+func (w *sending) address(f *flow, m *message, iovs []unix.Iovec, known int) {
 	b := w.b
 	h := &b.headers[b.filled].hdr
 	h.Iov = &iovs[0]
 	h.SetIovlen(len(iovs))
-	name := &b.names[b.filled]
-	h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr)
-	d := &w.ds[m.first]
+	if known >= 0 {
+		h.Name, h.Namelen = b.headers[known].hdr.Name, b.headers[known].hdr.Namelen
+	} else {
+		name := &b.names[b.filled]
+		h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr)
+	}
+	d := &w.ds[m.first.datagram]
 	control := w.s.packetInfo(b.control[b.filled][:0], d, f.addr.Addr())
 	if m.count > 1 {
 		control = appendSegment(control, m.segment)
@@ -336,7 +377,7 @@ func (w *sending) count(from int) {
 	}
 	n, bytes := 0, 0
 	for _, m := range w.b.messages[from:w.b.sent] {
-		n += int(m.count)
+		n += m.count
 		bytes += m.bytes
 	}
 	w.n += n
@@ -350,26 +391,27 @@ func (w *sending) onebyone(index int, cause error) {
 	if m.count > 1 && errnoOf(cause) == unix.ECONNREFUSED {
 		w.c.met(unix.ECONNREFUSED, 1)
 	}
-	sent := 0
-	for i, left := m.first, m.count; left > 0; i, left = w.b.next[i], left-1 {
-		d := w.ds[i]
+	sent, p := 0, m.first
+	for range m.count {
+		d := w.ds[p.datagram]
 		addr, err := w.c.destination(&d, true)
 		d.Addr = addr
 		switch {
 		case err != nil:
 		case m.count == 1:
-			err = w.c.sent(d, cause)
+			err = w.c.resend(&d, cause)
 		default:
-			err = w.c.send(d)
+			err = w.c.send(&d)
 		}
 		if err != nil {
-			w.fail(int(i), addr, err)
-			continue
+			w.fail(int(p.datagram), addr, err)
+		} else {
+			sent++
 		}
-		sent++
+		p = w.b.after(p)
 	}
 	w.n += sent
-	if m.count > 1 && sent == int(m.count) && isOffloadError(cause) {
+	if m.count > 1 && sent == m.count && isOffloadError(cause) {
 		w.s.limitSegments(w.c, m.segment, cause)
 	}
 }

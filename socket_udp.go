@@ -191,8 +191,8 @@ func (s *udpSocket) write(d Datagram) error {
 // Local by its Interface on the way to peer, where the system would not do so
 // by itself.
 func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr) []byte {
-	if !d.Local.IsValid() && d.Interface == 0 {
-		return oob
+	if d.Interface == 0 && (d.Local == s.bound || !d.Local.IsValid()) {
+		return oob // the most frequent case, first
 	}
 	source, index := d.leave(peer)
 	if index == 0 && (!source.IsValid() || source == s.bound) {

@@ -15,7 +15,7 @@ import (
 // net.ErrWriteToConnected for any other; a payload that is too long for UDP
 // or the path fails with syscall.EMSGSIZE.
 func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
-	return c.writeOne(Datagram{Payload: b, Addr: addr}, false)
+	return c.writeOne(&Datagram{Payload: b, Addr: addr}, false)
 }
 
 // Reply sends b to where d came from, from the address that d was sent to. If
@@ -23,7 +23,7 @@ func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
 // interface that d came in by. Otherwise Reply acts like WriteTo.
 func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
 	d.Payload = b
-	return c.writeOne(d, false)
+	return c.writeOne(&d, false)
 }
 
 // WriteBatch sends ds with as few system calls as the system allows.
@@ -39,8 +39,8 @@ func (c *Conn) WriteBatch(ds []Datagram) (n int, err error) {
 	if b, ok := c.sock.(batchWriter); ok && len(ds) > 1 {
 		return b.writeBatch(c, ds)
 	}
-	for i := range ds {
-		if _, e := c.writeOne(ds[i], true); e == nil {
+	for _, d := range ds {
+		if _, e := c.writeOne(&d, true); e == nil {
 			n++
 		} else if err == nil {
 			err = e
@@ -49,8 +49,9 @@ func (c *Conn) WriteBatch(ds []Datagram) (n int, err error) {
 	return n, err
 }
 
-func (c *Conn) writeOne(d Datagram, implied bool) (int, error) {
-	addr, err := c.destination(&d, implied)
+// writeOne sends d, in which it may change Addr.
+func (c *Conn) writeOne(d *Datagram, implied bool) (int, error) {
+	addr, err := c.destination(d, implied)
 	d.Addr = addr
 	if err == nil {
 		err = c.send(d)
@@ -108,17 +109,12 @@ func samePeer(a, b netip.AddrPort) bool {
 }
 
 // send sends d, whose address has been checked.
-func (c *Conn) send(d Datagram) error { return c.sent(d, c.sock.write(d)) }
-
-// sent sees to what came of a first try to send d.
-func (c *Conn) sent(d Datagram, err error) error {
-	if err != nil {
-		err = c.resend(d, err)
+func (c *Conn) send(d *Datagram) error {
+	if err := c.sock.write(*d); err != nil {
+		return c.resend(d, err)
 	}
-	if err == nil {
-		c.stats.wrote(1, len(d.Payload))
-	}
-	return err
+	c.stats.wrote(1, len(d.Payload))
+	return nil
 }
 
 // How often a datagram is tried: when the system has no buffers (ENOBUFS:
@@ -136,7 +132,7 @@ const (
 // is not its own. A write that returns a report was not sent. Only a refusal
 // is a report for sure; anything else may be said of d itself, and is then
 // said again and again.
-func (c *Conn) resend(d Datagram, err error) error {
+func (c *Conn) resend(d *Datagram, err error) error {
 	pause := firstBufferPause
 	var errno syscall.Errno
 	for same := 0; err != nil; {
@@ -157,10 +153,11 @@ func (c *Conn) resend(d Datagram, err error) error {
 			}
 			return err
 		}
-		if err = c.sock.write(d); err == nil {
+		if err = c.sock.write(*d); err == nil {
 			c.met(errno, same)
 		}
 	}
+	c.stats.wrote(1, len(d.Payload))
 	return nil
 }
 
