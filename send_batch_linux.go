@@ -5,6 +5,7 @@ package udp
 import (
 	"encoding/binary"
 	"math/bits"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"sync"
@@ -51,6 +52,7 @@ type sendBatch struct {
 	runs  []run            // of all flows, in the order of the batch
 	table [flowTable]int16 // flows by hash, plus one; zero: none
 	mask  uint             // of the slots in use: as few as will do, for the cache
+	seed  uint64           // of hash
 }
 
 // A message is what goes out as one: the datagrams of a flow from one place
@@ -89,7 +91,7 @@ const (
 )
 
 var sendBatches = sync.Pool{New: func() any {
-	b := new(sendBatch)
+	b := &sendBatch{seed: rand.Uint64()}
 	b.run = b.send
 	b.wait = b.sendOrWait
 	return b
@@ -160,7 +162,7 @@ func (w *sending) gather() {
 // find returns the flow to addr, or a new one without runs.
 func (w *sending) find(addr netip.AddrPort) *flow {
 	b := w.b
-	slot := hash(addr) & b.mask
+	slot := b.hash(addr)
 	for ; b.table[slot] != 0; slot = (slot + 1) & b.mask {
 		if f := &b.flows[b.table[slot]-1]; f.addr == addr {
 			return f
@@ -171,11 +173,15 @@ func (w *sending) find(addr netip.AddrPort) *flow {
 	return &b.flows[len(b.flows)-1]
 }
 
-func hash(addr netip.AddrPort) uint {
+// hash returns a slot for addr. The seed keeps peers from choosing addresses
+// that share one.
+func (b *sendBatch) hash(addr netip.AddrPort) uint {
+	const odd = 0x9E3779B97F4A7C15
 	a := addr.Addr().As16()
-	h := binary.NativeEndian.Uint64(a[:])*0x9E3779B97F4A7C15 ^ binary.NativeEndian.Uint64(a[8:])
-	h = (h ^ uint64(addr.Port())<<48) * 0x9E3779B97F4A7C15
-	return uint(h >> 40)
+	h := binary.NativeEndian.Uint64(a[:])*odd ^ binary.NativeEndian.Uint64(a[8:]) ^ b.seed
+	h *= odd
+	h = (h ^ h>>32 ^ uint64(addr.Port())) * odd
+	return uint(h>>32) & b.mask
 }
 
 // scatter forgets the flows.
