@@ -173,21 +173,21 @@ func (w *sending) find(addr netip.AddrPort) *flow {
 	return &b.flows[len(b.flows)-1]
 }
 
-// hash returns a slot for addr. The seed keeps peers from choosing addresses
-// that share one.
+// hash returns a slot for addr. Without the seed nobody can tell which
+// addresses share one.
 func (b *sendBatch) hash(addr netip.AddrPort) uint {
 	const odd = 0x9E3779B97F4A7C15
-	h := b.seed
-	if a := addr.Addr(); a.Is4() { // a fourth of the time
-		b := a.As4()
-		h ^= uint64(binary.NativeEndian.Uint32(b[:]))
+	var high, low uint64
+	if a := addr.Addr(); a.Is4() { // cheaper than As16
+		a4 := a.As4()
+		low = uint64(binary.NativeEndian.Uint32(a4[:]))
 	} else {
-		b := a.As16()
-		h ^= binary.NativeEndian.Uint64(b[:])*odd ^ binary.NativeEndian.Uint64(b[8:])
+		a16 := a.As16()
+		high, low = binary.NativeEndian.Uint64(a16[:8]), binary.NativeEndian.Uint64(a16[8:])
 	}
-	h *= odd
-	h = (h ^ h>>32 ^ uint64(addr.Port())) * odd
-	return uint(h>>32) & b.mask
+	h, l := bits.Mul64(high^b.seed, low^bits.RotateLeft64(b.seed, 32)^odd)
+	h, l = bits.Mul64(h^l^uint64(addr.Port()), odd)
+	return uint(h^l^(h^l)>>32) & b.mask
 }
 
 // scatter forgets the flows.
@@ -245,13 +245,13 @@ func (w *sending) fill(m *message, p place) (iovs []unix.Iovec, next place) {
 		iovs = appendPayload(iovs, d.Payload)
 		m.count++
 		m.bytes += size
-		run := p.run
+		before := p.run
 		if p = b.after(p); p.run < 0 || size < m.segment || m.count == maxSegments {
 			return iovs, p
 		}
 		d = &w.ds[p.datagram]
 		size = len(d.Payload)
-		if size == 0 || size > m.segment || m.bytes+size > limit || p.run != run && !sameSource(&w.ds[m.first.datagram], d) {
+		if size == 0 || size > m.segment || m.bytes+size > limit || p.run != before && !sameSource(&w.ds[m.first.datagram], d) {
 			return iovs, p
 		}
 	}
