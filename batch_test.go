@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -89,6 +90,32 @@ func TestBatchRuns(t *testing.T) {
 		run(65, 9000, 1, "adjacent")
 		run(5, n.longest(), 1, "adjacent")
 		to.wantNothing(t, c)
+	})
+}
+
+// TestBatchZones sends to one peer, whose zone is now called by the name of
+// the interface, now by its index: the order stays.
+func TestBatchZones(t *testing.T) {
+	onBatchSetups(t, func(t *testing.T, n setup) {
+		if n.host != loopback6 {
+			return // IPv4 addresses have no zones
+		}
+		c := n.listen(t, nil)
+		to := newCollector(t, n.host)
+		zones := []string{n.ifi.Name, strconv.Itoa(n.ifi.Index)}
+		var ds []udp.Datagram
+		for i := range 100 {
+			addr := netip.AddrPortFrom(to.addr.Addr().WithZone(zones[i/3%2]), to.addr.Port())
+			ds = append(ds, udp.Datagram{Payload: []byte{byte(i)}, Addr: addr})
+		}
+		if sent, err := c.WriteBatch(ds); sent != len(ds) || err != nil {
+			t.Fatalf("WriteBatch sends %d: %v", sent, err)
+		}
+		for i := range ds {
+			if err := to.want(t, ds[i].Payload, n.reach(c)); err != nil {
+				t.Fatalf("number %d: %v", i, err)
+			}
+		}
 	})
 }
 

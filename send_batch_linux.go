@@ -138,8 +138,7 @@ func (w *sending) gather() {
 	b.mask = 2<<bits.Len(uint(len(w.ds)-1)) - 1
 	for i, end := 0, 0; i < len(w.ds); i = end {
 		d := &w.ds[i]
-		for end = i + 1; end < len(w.ds) && d.Addr == w.ds[end].Addr && sameSource(d, &w.ds[end]); {
-			end++
+		for end = i + 1; end < len(w.ds) && d.Addr == w.ds[end].Addr && sameSource(d, &w.ds[end]); end++ {
 		}
 		addr, err := w.c.destination(d, true)
 		if err != nil {
@@ -164,7 +163,7 @@ func (w *sending) find(addr netip.AddrPort) *flow {
 	b := w.b
 	slot := b.hash(addr)
 	for ; b.table[slot] != 0; slot = (slot + 1) & b.mask {
-		if f := &b.flows[b.table[slot]-1]; f.addr == addr {
+		if f := &b.flows[b.table[slot]-1]; f.addr == addr || samePeer(f.addr, addr) {
 			return f
 		}
 	}
@@ -173,8 +172,8 @@ func (w *sending) find(addr netip.AddrPort) *flow {
 	return &b.flows[len(b.flows)-1]
 }
 
-// hash returns a slot for addr. Without the seed nobody can tell which
-// addresses share one.
+// hash returns a slot for addr, whatever its zone is called. Without the seed
+// nobody can tell which addresses share one.
 func (b *sendBatch) hash(addr netip.AddrPort) uint {
 	const odd = 0x9E3779B97F4A7C15
 	var high, low uint64
@@ -214,16 +213,16 @@ func (b *sendBatch) after(p place) place {
 // of one, which have the same length, but that the last may be shorter.
 func (w *sending) pack(f *flow) {
 	b := w.b
-	name := -1 // the message before, whose name serves for this one; -1: none
+	known := -1 // the message before, whose name serves for this one; -1: none
 	for p := (place{f.head, b.runs[f.head].first}); p.run >= 0; {
 		if b.filled == maxMessages || b.iovs+maxSegments > maxIovecs {
 			w.flush()
-			name = -1
+			known = -1
 		}
 		m := &b.messages[b.filled]
 		iovs, next := w.fill(m, p)
-		w.address(f, m, iovs, name)
-		name, p = b.filled, next
+		w.address(f, m, iovs, known)
+		known, p = b.filled, next
 		b.iovs += len(iovs)
 		b.bytes += m.bytes
 		b.filled++

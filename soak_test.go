@@ -245,7 +245,7 @@ func (s *soaking) write(r *rand.Rand, from *end) {
 			from.doubted.Store(0)
 		}
 	}
-	from.doubted.Store(max(0, from.doubted.Load()))
+	from.doubted.Store(max(0, from.doubted.Load())) // reports that nobody expected make no room for more
 
 	var ds []udp.Datagram
 	several, size := r.IntN(4) == 0, 1+r.IntN(60)

@@ -27,8 +27,8 @@ func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
 }
 
 // WriteBatch sends ds with as few system calls as the system allows.
-// Datagrams to one peer leave in their order, if they spell its zone alike;
-// those to different peers may overtake each other. Of each, Payload, Addr, Local and Interface count; a
+// Datagrams to one peer leave in their order, those to different peers may
+// overtake each other. Of each, Payload, Addr, Local and Interface count; a
 // connected Conn takes a zero Addr for its peer's. What a handler was given
 // can be sent back as it is.
 //
@@ -129,10 +129,9 @@ const (
 )
 
 // resend tries again to send d, which failed with err, as long as the failure
-// is not its own. A write that returns a report was not sent. Only a refusal
+// is not its own, and counts it when it is sent. A write that returns a report was not sent. Only a refusal
 // is a report for sure; anything else may be said of d itself, and is then
 // said again and again.
-// It counts what it sends.
 func (c *Conn) resend(d *Datagram, err error) error {
 	pause := firstBufferPause
 	var errno syscall.Errno
