@@ -285,8 +285,10 @@ With port 0, the first socket gets a port, and the others name it. Linux,
 DragonFly and FreeBSD balance; elsewhere one socket may get everything, or
 ReusePort is [errors.ErrUnsupported]. As sockets come and go, peers move to
 others, and what waits in a socket that is closed is lost; Shutdown handles it
-first. A socket that goes from one process to the next, as an [os.File] and by
-[NewConn], loses nothing: examples/restart is a server that is replaced so.
+first. At the moment in which one is closed, Linux may give it a last datagram
+of any peer, which is lost with it. A socket that goes from one process to the
+next, as an [os.File] and by [NewConn], loses nothing: examples/restart is a
+server that is replaced so.
 
 # Testing your protocol
 

@@ -3,6 +3,7 @@ package udp_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,7 +92,9 @@ var sink atomic.Int64
 
 // TestShutdownOfOne has four sockets share a port, and shuts one of them down
 // under load: it handles all that waited in it, the others go on without a
-// loss, and take over its peers.
+// loss, and take over its peers. It is not the one bound last: while that one
+// is closed, Linux may give it a datagram of any peer, and one of the load
+// would be lost in every eighty runs or so.
 func TestShutdownOfOne(t *testing.T) {
 	n := setup{bind: "127.0.0.1:0", host: loopback4}
 	n.config.ReusePort, n.config.ReadBuffer = true, 4<<20
@@ -143,12 +146,12 @@ func TestShutdownOfOne(t *testing.T) {
 		send(flow, -1)
 		owner[flow] = wait(t, all).member
 	}
-	leaving := owner[0]
+	leaving := slices.Min(owner)
 
 	// One is blocked, and gets 20 from each of its peers, which wait.
 	block := make(chan struct{})
 	open.Store(&block)
-	peers[0].send(t, to, "block")
+	peers[slices.Index(owner, leaving)].send(t, to, "block")
 	wait(t, entered)
 	waiting := 0
 	for flow := range flows {
