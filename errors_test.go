@@ -206,15 +206,15 @@ func TestReadErrors(t *testing.T) {
 		results <- fail
 		results <- fail
 		synctest.Wait()
+		if n := len(tries); tries[n-1]-tries[n-2] != 5*time.Millisecond {
+			t.Errorf("after a success, the next pause is %v", tries[n-1]-tries[n-2])
+		}
 		before := time.Now()
 		check(t, c.Close())
 		check(t, c.Wait())
 		check(t, wait(t, r.stopped))
 		if pause := time.Since(before); pause != 0 {
 			t.Errorf("Close takes %v", pause)
-		}
-		if n := len(tries); tries[n-1]-tries[n-2] != 5*time.Millisecond {
-			t.Errorf("after a success, the next pause is %v", tries[n-1]-tries[n-2])
 		}
 	})
 }
