@@ -100,15 +100,21 @@ func TestReportsOnTheWire(t *testing.T) {
 		}
 		report := func(kind, group string, sources ...string) {
 			t.Helper()
-			wire.log(patience, fmt.Sprintf("%s %s %s %v;", test.names[0], kind, group, sources))
+			wire.log(patience, test.names[0], fmt.Sprintf(" %s %s %v;", kind, group, sources))
+		}
+		// As long as a change to TO_EX is being repeated, all sources that are
+		// blocked are told with it instead (RFC 3810, section 6.1).
+		sources := func(kind string, blocked ...string) {
+			t.Helper()
+			wire.log(patience, test.names[0], fmt.Sprintf(" %s %s [%s];| TO_EX %s %v;", kind, test.group, test.source, test.group, blocked))
 		}
 		c.must("join", test.group+"%eth0")
 		report("TO_EX", test.group)
 		member(test.group, true)
 		c.must("block", test.group+"%eth0<"+test.source)
-		report("BLOCK", test.group, test.source)
+		sources("BLOCK", test.source)
 		c.must("unblock", test.group+"%eth0<"+test.source)
-		report("ALLOW", test.group, test.source)
+		sources("ALLOW")
 		c.must("leave", test.group+"%eth0")
 		report("TO_IN", test.group)
 		member(test.group, false)

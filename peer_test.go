@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -507,22 +508,26 @@ func (r *remote) next(payload string) udp.Datagram {
 }
 
 // log waits until the Conn has told its Logger a line with all of the words,
-// for as long as limit, and returns it.
+// for as long as limit, and returns it. A word with | is any of its parts.
 func (r *remote) log(limit time.Duration, words ...string) string {
 	r.p.t.Helper()
 	end := time.After(limit)
+	var others []string
 	for {
 		select {
 		case line := <-r.logs:
 			found := true
 			for _, word := range words {
-				found = found && strings.Contains(line, word)
+				found = found && slices.ContainsFunc(strings.Split(word, "|"), func(w string) bool {
+					return strings.Contains(line, w)
+				})
 			}
 			if found {
 				return line
 			}
+			others = append(others, line)
 		case <-end:
-			r.p.t.Fatalf("%s: no log line with %q", r.p.host.name, words)
+			r.p.t.Fatalf("%s: no log line with %q, only %q", r.p.host.name, words, others)
 		}
 	}
 }
