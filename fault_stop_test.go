@@ -93,8 +93,8 @@ var sink atomic.Int64
 // TestShutdownOfOne has four sockets share a port, and shuts one of them down
 // under load: it handles all that waited in it, the others go on without a
 // loss, and take over its peers. It is not the one bound last: while that one
-// is closed, Linux may give it a datagram of any peer, and one of the load
-// would be lost in every eighty runs or so.
+// is closed, Linux may give it a datagram of any peer, and now and then one of
+// the load would be lost.
 func TestShutdownOfOne(t *testing.T) {
 	n := setup{bind: "127.0.0.1:0", host: loopback4}
 	n.config.ReusePort, n.config.ReadBuffer = true, 4<<20
@@ -148,7 +148,7 @@ func TestShutdownOfOne(t *testing.T) {
 	}
 	leaving := slices.Min(owner)
 
-	// One is blocked, and gets 20 from each of its peers, which wait.
+	// One is blocked, and gets 4 from each of its peers, which wait.
 	block := make(chan struct{})
 	open.Store(&block)
 	peers[slices.Index(owner, leaving)].send(t, to, "block")

@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -508,7 +507,7 @@ func (r *remote) next(payload string) udp.Datagram {
 }
 
 // log waits until the Conn has told its Logger a line with all of the words,
-// for as long as limit, and returns it. A word with | is any of its parts.
+// for as long as limit, and returns it.
 func (r *remote) log(limit time.Duration, words ...string) string {
 	r.p.t.Helper()
 	end := time.After(limit)
@@ -518,9 +517,7 @@ func (r *remote) log(limit time.Duration, words ...string) string {
 		case line := <-r.logs:
 			found := true
 			for _, word := range words {
-				found = found && slices.ContainsFunc(strings.Split(word, "|"), func(w string) bool {
-					return strings.Contains(line, w)
-				})
+				found = found && strings.Contains(line, word)
 			}
 			if found {
 				return line

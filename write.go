@@ -129,9 +129,9 @@ const (
 )
 
 // resend tries again to send d, which failed with err, as long as the failure
-// is not its own, and counts it when it is sent. A write that returns a report was not sent. Only a refusal
-// is a report for sure; anything else may be said of d itself, and is then
-// said again and again.
+// is not its own, and counts it when it is sent. A write that returns a report
+// was not sent. Only a refusal is a report for sure; anything else may be said
+// of d itself, and is then said again and again.
 func (c *Conn) resend(d *Datagram, err error) error {
 	pause := firstBufferPause
 	var errno syscall.Errno
