@@ -8,17 +8,6 @@ import (
 	"syscall"
 )
 
-// An Undelivered is one report of the network that a datagram did not arrive
-// (ICMP: RFC 792, RFC 4443). On Linux every Conn whose Handler has
-// HandleUndelivered is told what the system hears; elsewhere only a connected
-// Conn, with its peer for Addr, and neither Offender nor MTU.
-type Undelivered struct {
-	Addr     netip.AddrPort // where the datagram was going; zero if unknown
-	Offender netip.Addr     // who reported it, if known: a router, or the peer
-	Err      error          // a syscall.Errno: ECONNREFUSED (nobody listens there), EHOSTUNREACH, EMSGSIZE, ...
-	MTU      int            // with EMSGSIZE: the largest packet that the path takes in bytes, if known
-}
-
 // The operations that errors name, in net.OpError's Op.
 const (
 	opListen     = "listen"

@@ -113,6 +113,23 @@ type UndeliveredHandler interface {
 	HandleUndelivered(c *Conn, u Undelivered)
 }
 
+// handlers are the interfaces of a Handler, found once; nil: it has none.
+type handlers struct {
+	datagram    Handler
+	batch       BatchHandler
+	start       StartHandler
+	stop        StopHandler
+	undelivered UndeliveredHandler
+}
+
+func (hs *handlers) find(h Handler) {
+	hs.datagram = h
+	hs.batch, _ = h.(BatchHandler)
+	hs.start, _ = h.(StartHandler)
+	hs.stop, _ = h.(StopHandler)
+	hs.undelivered, _ = h.(UndeliveredHandler)
+}
+
 // poison overwrites datagrams that a handler was lent.
 func poison(ds []Datagram) {
 	for i := range ds {

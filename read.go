@@ -9,23 +9,6 @@ import (
 	"time"
 )
 
-// handlers are the interfaces of a Handler, found once; nil: it has none.
-type handlers struct {
-	datagram    Handler
-	batch       BatchHandler
-	start       StartHandler
-	stop        StopHandler
-	undelivered UndeliveredHandler
-}
-
-func (hs *handlers) find(h Handler) {
-	hs.datagram = h
-	hs.batch, _ = h.(BatchHandler)
-	hs.start, _ = h.(StartHandler)
-	hs.stop, _ = h.(StopHandler)
-	hs.undelivered, _ = h.(UndeliveredHandler)
-}
-
 // The pause after a read that failed for no known reason, to begin with and
 // at most.
 const (

@@ -3,6 +3,7 @@ package udp
 import (
 	"math"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,4 +34,40 @@ func grantedSize(raw syscall.RawConn, kind bufferKind, asked int) int {
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, kind.force, min(asked, math.MaxInt32))
 	})
 	return bufferSize(raw, kind) / 2
+}
+
+// dropCount follows the kernel's count of what the socket dropped. The
+// goroutine asks for it now and then, so that costs no allocation.
+type dropCount struct {
+	counter
+	raw   syscall.RawConn
+	count func() (now uint32, ok bool) // n.drops, made once
+	ask   func(fd uintptr)             // n.askKernel, likewise
+	now   uint32                       // the answer, under the mutex of counter
+	ok    bool
+}
+
+// start takes what a socket has dropped so far for nothing.
+func (n *dropCount) start(s *udpSocket) {
+	n.raw, n.count, n.ask = s.raw, n.drops, n.askKernel
+	n.last, _ = n.drops()
+}
+
+func (n *dropCount) read(*udpSocket) uint64 { return n.advance(n.count) }
+
+func (n *dropCount) drops() (now uint32, ok bool) {
+	n.ok = false
+	n.raw.Control(n.ask)
+	return n.now, n.ok
+}
+
+// askKernel reads SK_MEMINFO_DROPS by SO_MEMINFO (socket(7)): the datagrams
+// that did not fit into the receive buffer, modulo 2^32.
+func (n *dropCount) askKernel(fd uintptr) {
+	var info [16]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	const index = unix.SK_MEMINFO_DROPS
+	n.now, n.ok = info[index], errno == 0 && size >= (index+1)*4
 }

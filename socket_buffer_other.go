@@ -13,3 +13,9 @@ var (
 
 func bufferSize(syscall.RawConn, bufferKind) int                 { return 0 }
 func grantedSize(_ syscall.RawConn, _ bufferKind, asked int) int { return asked }
+
+// dropCount: only Linux tells.
+type dropCount struct{}
+
+func (dropCount) start(*udpSocket)       {}
+func (dropCount) read(*udpSocket) uint64 { return 0 }

@@ -47,9 +47,3 @@ func appendPacketInfo(b []byte, source netip.Addr, index int, ip4, is6 bool) []b
 	}
 	return append(b, control...)
 }
-
-// dropCount: only Linux tells.
-type dropCount struct{}
-
-func (dropCount) start(*udpSocket)       {}
-func (dropCount) read(*udpSocket) uint64 { return 0 }

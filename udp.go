@@ -2,7 +2,6 @@ package udp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,53 +11,6 @@ import (
 	"syscall"
 	"time"
 )
-
-// A PacketListener opens sockets. *net.ListenConfig and *MemNet are
-// PacketListeners.
-type PacketListener interface {
-	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
-}
-
-// A ListenConfig opens Conns. The zero value is ready to use; methods never
-// change it, and any goroutine may call them.
-type ListenConfig struct {
-	// Network is "udp" (IPv4 and IPv6), "udp4" or "udp6". If empty, "udp"
-	// is used; an address with an IPv4 host is then for IPv4 only.
-	Network string
-
-	// MaxDatagram is the longest payload in bytes that is delivered whole.
-	// If zero, 65535 is used, which is longer than any.
-	MaxDatagram int
-
-	// ReadBuffer and WriteBuffer are the sizes in bytes of the kernel's
-	// buffers for the socket, which the system may clamp. If zero, the
-	// system's default is used.
-	ReadBuffer  int
-	WriteBuffer int
-
-	// ReusePort lets several sockets, here or in other processes of the
-	// same user, share the load of one port (SO_REUSEPORT, socket(7)): each
-	// peer's datagrams go to one of them. On Linux, DragonFly and FreeBSD
-	// the kernel balances; elsewhere one socket may get everything.
-	ReusePort bool
-
-	// NoOffload keeps the kernel from cutting and joining datagrams on the
-	// way (Linux UDP_SEGMENT and UDP_GRO, udp(7)).
-	NoOffload bool
-
-	// PacketListener opens the sockets. If nil, the operating system does.
-	PacketListener PacketListener
-
-	// Logger is told when a Conn starts and stops, of errors that it
-	// survives, and of settings that the system changed. It is never told
-	// what is in a datagram. If nil, nothing is logged.
-	Logger *slog.Logger
-
-	// Recover is called, in the goroutine of the Conn, with what a handler
-	// panicked with; the Conn goes on. If nil, a panic in a handler ends
-	// the program, like any other.
-	Recover func(c *Conn, v any)
-}
 
 // A Conn is a UDP socket whose datagrams go to a Handler. Its methods may be
 // called from any goroutine, and, but for Shutdown and Wait, from handlers.
@@ -101,82 +53,6 @@ const (
 	stateDraining // by Shutdown: read what waits, then stop
 	stateClosed
 )
-
-// Listen opens a socket at address, "host:port", and starts a goroutine that
-// hands what arrives to h. An empty host stands for all addresses of this
-// host, IPv4 and IPv6; port 0 for one that the system chooses. A nil h
-// discards what arrives.
-//
-// Listen uses context.Background internally; to specify a context, use
-// [ListenConfig.Listen].
-func Listen(address string, h Handler) (*Conn, error) {
-	return new(ListenConfig).Listen(context.Background(), address, h)
-}
-
-// NewConn makes a Conn of a socket that is open already, as if it had been
-// opened by Listen, and connected if pc is. The socket belongs to the Conn
-// from then on, unless NewConn fails before it calls h.
-//
-// With a *net.UDPConn, everything works as on a socket of Listen; but as
-// the Conn does not know which groups had been joined before, it leaves it to
-// the system to keep those of other sockets away. Other implementations of
-// net.PacketConn do what they can: groups and control messages are
-// unsupported, and Connect is a filter without reports of refusals.
-func NewConn(pc net.PacketConn, h Handler) (*Conn, error) {
-	return new(ListenConfig).NewConn(pc, h)
-}
-
-// Listen acts like the function [Listen], with the settings of lc. The
-// context is for looking up a host name in address; once Listen has returned,
-// it does not affect the Conn.
-func (lc *ListenConfig) Listen(ctx context.Context, address string, h Handler) (*Conn, error) {
-	c, err := lc.listen(ctx, lc.Network, address, 0)
-	if err != nil {
-		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
-	}
-	return c.start(h, nil)
-}
-
-// NewConn acts like the function [NewConn], with the settings of lc. Network,
-// ReusePort and PacketListener, which are about opening, are ignored.
-func (lc *ListenConfig) NewConn(pc net.PacketConn, h Handler) (*Conn, error) {
-	c, err := lc.newConn(pc)
-	if err != nil {
-		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
-	}
-	c.adopted = true
-	return c.start(h, nil)
-}
-
-// newConn makes a Conn of pc that has no goroutine yet.
-func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
-	if err := lc.check(); err != nil {
-		return nil, err
-	}
-	if pc == nil {
-		return nil, errors.New("nil net.PacketConn")
-	}
-	c := &Conn{config: *lc, stopping: make(chan struct{}), done: make(chan struct{}), pause: firstPause}
-	if c.config.MaxDatagram == 0 {
-		c.config.MaxDatagram = readBuffer - 1
-	}
-	if err := lc.setBuffers(pc); err != nil {
-		return nil, err
-	}
-	var err error
-	if c.sock, err = newSocket(pc, &c.config); err != nil {
-		return nil, err
-	}
-	c.ip4, c.ip6 = c.sock.families()
-	if nc, ok := pc.(net.Conn); ok {
-		if peer, ok := addrPortOf(nc.RemoteAddr()); ok {
-			peer = unmap(peer)
-			c.peer.Store(&peer)
-		}
-	}
-	c.checkBuffers()
-	return c, nil
-}
 
 // start runs prepare and HandleStart, and starts the goroutine. If one of
 // them fails or panics, the socket is closed and HandleStop is not called.

@@ -1,0 +1,77 @@
+package udp
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+)
+
+// drainGrace is how long a socket that cannot be asked without waiting is
+// silent before its queue counts as empty.
+const drainGrace = 20 * time.Millisecond
+
+// packetSocket is a socket over a net.PacketConn that this package knows
+// nothing about. Reads hold one buffer; addresses that are not *net.UDPAddr
+// cost allocations.
+type packetSocket struct {
+	conn     net.PacketConn
+	local    netip.AddrPort
+	max      int
+	draining bool // the fields from here on belong to the Conn's goroutine
+	buf      []byte
+	ds       [1]Datagram
+}
+
+func newPacketSocket(pc net.PacketConn, maxDatagram int) (*packetSocket, error) {
+	local, ok := addrPortOf(pc.LocalAddr())
+	if !ok {
+		return nil, &net.AddrError{Err: "not a UDP socket", Addr: addrString(pc.LocalAddr())}
+	}
+	return &packetSocket{conn: pc, local: unmap(local), max: maxDatagram, buf: make([]byte, readBuffer)}, nil
+}
+
+func (s *packetSocket) localAddr() netip.AddrPort         { return s.local }
+func (s *packetSocket) families() (ip4, ip6 bool)         { return familiesOf(s.local.Addr()) }
+func (s *packetSocket) release()                          {}
+func (s *packetSocket) setReadDeadline(t time.Time) error { return s.conn.SetReadDeadline(t) }
+func (s *packetSocket) dropped() uint64                   { return 0 }
+func (s *packetSocket) close() error                      { return s.conn.Close() }
+
+func (s *packetSocket) drain() error {
+	s.draining = true
+	return nil
+}
+
+func (s *packetSocket) syscallConn() (syscall.RawConn, error) {
+	if sc, ok := s.conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+func (s *packetSocket) read() ([]Datagram, error) {
+	if s.draining {
+		if err := s.conn.SetReadDeadline(time.Now().Add(drainGrace)); err != nil {
+			return nil, os.ErrDeadlineExceeded
+		}
+	}
+	n, addr, err := s.conn.ReadFrom(s.buf)
+	if err != nil {
+		return nil, err
+	}
+	peer, _ := addrPortOf(addr)
+	s.ds[0] = Datagram{Addr: unmap(peer)}
+	s.ds[0].keep(s.buf[:n], s.max)
+	if !s.local.Addr().IsUnspecified() {
+		s.ds[0].Local = s.local.Addr()
+	}
+	return s.ds[:], nil
+}
+
+func (s *packetSocket) write(d Datagram) error {
+	_, err := s.conn.WriteTo(d.Payload, net.UDPAddrFromAddrPort(d.Addr))
+	return err
+}
