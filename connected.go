@@ -83,15 +83,13 @@ func (c *Conn) Connect(addr netip.AddrPort) error {
 	if err := c.checkAddr(addr); err != nil {
 		return c.opError(opConnect, addr, err)
 	}
-	peer := addr
-	if k, ok := c.sock.(connector); ok {
-		c.takePending(k)
-		var err error
-		if peer, err = k.connect(addr); err != nil {
-			return c.opError(opConnect, addr, err)
-		}
-	} else if c.state.Load() == stateClosed {
+	if c.state.Load() == stateClosed {
 		return c.opError(opConnect, addr, net.ErrClosed)
+	}
+	c.takePending()
+	peer, err := c.sock.connect(addr)
+	if err != nil {
+		return c.opError(opConnect, addr, err)
 	}
 	c.peer.Store(&peer)
 	return nil
@@ -107,26 +105,25 @@ func (c *Conn) Disconnect() error {
 	if !peer.IsValid() {
 		return c.opError(opDisconnect, peer, syscall.ENOTCONN)
 	}
-	if k, ok := c.sock.(connector); ok {
-		c.takePending(k)
-		if err := k.disconnect(); err != nil {
-			return c.opError(opDisconnect, peer, err)
-		}
-	} else if c.state.Load() == stateClosed {
+	if c.state.Load() == stateClosed {
 		return c.opError(opDisconnect, peer, net.ErrClosed)
+	}
+	c.takePending()
+	if err := c.sock.disconnect(); err != nil {
+		return c.opError(opDisconnect, peer, err)
 	}
 	c.peer.Store(nil)
 	return nil
 }
 
 // takePending notes a report that belongs to the peer so far.
-func (c *Conn) takePending(k connector) {
+func (c *Conn) takePending() {
 	c.lookForReports()
 	peer := c.RemoteAddr()
-	if !peer.IsValid() || c.reporter != nil {
+	if !peer.IsValid() || c.keepsReports {
 		return
 	}
-	if errno := k.pending(); isReport(errno) {
+	if errno := c.sock.pending(); isReport(errno) {
 		c.note(Undelivered{Addr: peer, Err: errno})
 	}
 }

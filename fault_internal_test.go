@@ -45,6 +45,7 @@ func TestDropsAreSampled(t *testing.T) {
 
 // A droppingSocket drops a number of datagrams before each one that it reads.
 type droppingSocket struct {
+	plainSocket
 	counter counter
 	step    uint32
 	left    int

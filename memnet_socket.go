@@ -21,6 +21,7 @@ const (
 
 // A memSocket is a socket of a MemNet, whose mutex guards it.
 type memSocket struct {
+	plainSocket
 	net      *MemNet
 	host     *memHost
 	how      sharing
@@ -63,9 +64,6 @@ type memSocket struct {
 var (
 	_ net.PacketConn = (*memSocket)(nil)
 	_ socket         = (*memSocket)(nil)
-	_ connector      = (*memSocket)(nil)
-	_ reporter       = (*memSocket)(nil)
-	_ multicaster    = (*memSocket)(nil)
 )
 
 func newMemSocket(n *MemNet, h *memHost, network string, at netip.AddrPort, how sharing) *memSocket {

@@ -2,7 +2,6 @@ package udp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -88,7 +87,7 @@ func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h H
 }
 
 // group runs change for a checked g, one at a time.
-func (c *Conn) group(op string, g Group, change func(multicaster, membership) error) error {
+func (c *Conn) group(op string, g Group, change func(membership) error) error {
 	c.configure.Lock()
 	defer c.configure.Unlock()
 	m, err := g.membership()
@@ -98,12 +97,8 @@ func (c *Conn) group(op string, g Group, change func(multicaster, membership) er
 	if err == nil {
 		err = c.checkAddr(netip.AddrPortFrom(m.group, 1))
 	}
-	mc, ok := c.sock.(multicaster)
-	if err == nil && !ok {
-		err = errors.ErrUnsupported
-	}
 	if err == nil {
-		err = change(mc, m)
+		err = change(m)
 	}
 	if err == nil {
 		return nil
@@ -123,7 +118,7 @@ func (c *Conn) group(op string, g Group, change func(multicaster, membership) er
 // with it. Where an IPv6 group is joined on several interfaces, Linux lets in
 // on none of them what the one joined last keeps out by its sources.
 func (c *Conn) Join(g Group) error {
-	return c.group(opJoin, g, func(mc multicaster, m membership) error {
+	return c.group(opJoin, g, func(m membership) error {
 		for _, have := range c.memberships() {
 			switch {
 			case have.group != m.group:
@@ -136,20 +131,20 @@ func (c *Conn) Join(g Group) error {
 				return fmt.Errorf("joined already, and not for the same kind of sources: %w", syscall.EINVAL)
 			}
 		}
-		return c.join(mc, m)
+		return c.join(m)
 	})
 }
 
 // join adds m to the memberships of the socket and of the Conn.
-func (c *Conn) join(mc multicaster, m membership) error {
+func (c *Conn) join(m membership) error {
 	if i := c.findAny(m.group); m.ifi == nil && i >= 0 {
 		m.index = c.memberships()[i].index // another source, where the first one is
 	}
-	if err := mc.join(m.group, m.source, m.index); err != nil {
+	if err := c.sock.join(m.group, m.source, m.index); err != nil {
 		return limit(err)
 	}
 	if m.index == 0 {
-		m.index = c.chosen(mc, m.group)
+		m.index = c.chosen(m.group)
 	}
 	c.setMemberships(append(slices.Clone(c.memberships()), m))
 	return nil
@@ -173,17 +168,17 @@ func limit(err error) error {
 // Interface it also ends a JoinAll of g.Addr, with one it takes that interface
 // out. A membership that does not exist is an error (syscall.EADDRNOTAVAIL).
 func (c *Conn) Leave(g Group) error {
-	return c.group(opLeave, g, func(mc multicaster, m membership) error {
+	return c.group(opLeave, g, func(m membership) error {
 		e := c.everywhere(m.group)
 		if e != nil && m.ifi == nil && !m.source.IsValid() {
-			c.leaveAll(mc, e)
+			c.leaveAll(e)
 			return nil
 		}
 		i := c.find(m)
 		if i < 0 {
 			return errNotJoined()
 		}
-		if err := mc.leave(m.group, m.source, c.memberships()[i].index); err != nil {
+		if err := c.sock.leave(m.group, m.source, c.memberships()[i].index); err != nil {
 			return err
 		}
 		c.setMemberships(slices.Delete(slices.Clone(c.memberships()), i, i+1))
@@ -200,16 +195,16 @@ func errNotJoined() error { return fmt.Errorf("not joined: %w", syscall.EADDRNOT
 // source (RFC 3678); without an Interface, also to one of JoinAll. To block it
 // twice is an error (syscall.EADDRINUSE).
 func (c *Conn) Block(g Group) error {
-	return c.group(opBlock, g, func(mc multicaster, m membership) error {
-		return c.filter(mc.block, m, addBlocked)
+	return c.group(opBlock, g, func(m membership) error {
+		return c.filter(c.sock.block, m, addBlocked)
 	})
 }
 
 // Unblock lets in again what Block keeps out. A source that is not blocked is
 // an error (syscall.EADDRNOTAVAIL).
 func (c *Conn) Unblock(g Group) error {
-	return c.group(opUnblock, g, func(mc multicaster, m membership) error {
-		return c.filter(mc.unblock, m, deleteBlocked)
+	return c.group(opUnblock, g, func(m membership) error {
+		return c.filter(c.sock.unblock, m, deleteBlocked)
 	})
 }
 
@@ -282,40 +277,36 @@ func (c *Conn) Groups() []Group {
 // interfaces returns those that the host has now, if the socket is the
 // system's, and it is a member of anything.
 func (c *Conn) interfaces() (ifis []net.Interface, known bool) {
-	if lister, ok := c.sock.(interfaceLister); ok && len(c.memberships()) > 0 {
-		ifis, err := lister.interfaces()
-		return ifis, err == nil
+	if len(c.memberships()) == 0 {
+		return nil, false
 	}
-	return nil, false
+	ifis, err := c.sock.interfaces()
+	return ifis, err == nil
 }
 
-// option runs f with the socket, if it knows multicast.
-func (c *Conn) option(op string, f func(multicaster) error) error {
+// option runs f, one at a time.
+func (c *Conn) option(op string, f func() error) error {
 	c.configure.Lock()
 	defer c.configure.Unlock()
-	mc, ok := c.sock.(multicaster)
-	if !ok {
-		return c.opError(op, netip.AddrPort{}, errors.ErrUnsupported)
-	}
-	return c.opError(op, netip.AddrPort{}, f(mc))
+	return c.opError(op, netip.AddrPort{}, f())
 }
 
 // SetMulticastTTL sets how many routers what the Conn sends to groups may
 // cross, less one: the TTL of IPv4 and the hop limit of IPv6, 0 to 255. The
 // default is 1, which stays on the link; 0 stays on this host.
 func (c *Conn) SetMulticastTTL(ttl int) error {
-	return c.option(opSet, func(mc multicaster) error {
+	return c.option(opSet, func() error {
 		if ttl < 0 || ttl > 255 {
 			return fmt.Errorf("multicast TTL of %d: %w", ttl, syscall.EINVAL)
 		}
-		return mc.setMulticastTTL(ttl)
+		return c.sock.setMulticastTTL(ttl)
 	})
 }
 
 // MulticastTTL returns what SetMulticastTTL sets.
 func (c *Conn) MulticastTTL() (ttl int, err error) {
-	err = c.option(opGet, func(mc multicaster) (err error) {
-		ttl, err = mc.multicastTTL()
+	err = c.option(opGet, func() (err error) {
+		ttl, err = c.sock.multicastTTL()
 		return err
 	})
 	return ttl, err
@@ -324,13 +315,13 @@ func (c *Conn) MulticastTTL() (ttl int, err error) {
 // SetMulticastLoopback sets whether what the Conn sends to groups comes back
 // to members on this host. The default is true.
 func (c *Conn) SetMulticastLoopback(on bool) error {
-	return c.option(opSet, func(mc multicaster) error { return mc.setMulticastLoopback(on) })
+	return c.option(opSet, func() error { return c.sock.setMulticastLoopback(on) })
 }
 
 // MulticastLoopback returns what SetMulticastLoopback sets.
 func (c *Conn) MulticastLoopback() (on bool, err error) {
-	err = c.option(opGet, func(mc multicaster) (err error) {
-		on, err = mc.multicastLoopback()
+	err = c.option(opGet, func() (err error) {
+		on, err = c.sock.multicastLoopback()
 		return err
 	})
 	return on, err
@@ -340,21 +331,21 @@ func (c *Conn) MulticastLoopback() (on bool, err error) {
 // sends to groups, where Datagram.Interface and the zone do not say another;
 // nil, the default, leaves it to the system.
 func (c *Conn) SetMulticastInterface(ifi *net.Interface) error {
-	return c.option(opSet, func(mc multicaster) error {
+	return c.option(opSet, func() error {
 		if ifi == nil {
-			return mc.setMulticastInterface(0)
+			return c.sock.setMulticastInterface(0)
 		}
 		if ifi.Index <= 0 {
 			return fmt.Errorf("no interface: %q has index %d", ifi.Name, ifi.Index)
 		}
-		return mc.setMulticastInterface(ifi.Index)
+		return c.sock.setMulticastInterface(ifi.Index)
 	})
 }
 
 // MulticastInterface returns what SetMulticastInterface sets.
 func (c *Conn) MulticastInterface() (ifi *net.Interface, err error) {
-	err = c.option(opGet, func(mc multicaster) error {
-		index, err := mc.multicastInterface()
+	err = c.option(opGet, func() error {
+		index, err := c.sock.multicastInterface()
 		if index != 0 {
 			ifi = interfaceAt(index)
 		}

@@ -28,20 +28,6 @@ type everywhere struct {
 	failures map[int]string // what has been said about interfaces that cannot join
 }
 
-// An interfaceLister is a multicaster on the system's interfaces, which come
-// and go. One that is none is joined everywhere where it names no interface.
-type interfaceLister interface {
-	interfaces() ([]net.Interface, error)
-
-	// memberAt reports whether the system says that the socket has joined
-	// group on the interface of that index. Not every system does.
-	memberAt(group netip.Addr, index int) bool
-
-	// watchInterfaces returns what has a value after something has changed;
-	// if it is nil or closed, somebody must look. After stop nothing is left.
-	watchInterfaces() (changes <-chan struct{}, stop func(), err error)
-}
-
 // How long interfaces must be quiet before changes are acted upon, how long
 // that may be put off, and how often to look where the system does not tell.
 const (
@@ -64,7 +50,7 @@ const (
 // same group is an error (syscall.EADDRINUSE), as is one after a Join that
 // left the interface to the system.
 func (c *Conn) JoinAll(group netip.Addr) error {
-	return c.group(opJoin, Group{Addr: group}, func(mc multicaster, m membership) error {
+	return c.group(opJoin, Group{Addr: group}, func(m membership) error {
 		if c.state.Load() != stateOpen {
 			return net.ErrClosed
 		}
@@ -74,21 +60,20 @@ func (c *Conn) JoinAll(group netip.Addr) error {
 		if c.find(m) >= 0 || c.everywhere(m.group) != nil {
 			return errJoined()
 		}
-		return c.joinAll(mc, m)
+		return c.joinAll(m)
 	})
 }
 
-func (c *Conn) joinAll(mc multicaster, m membership) error {
-	lister, ok := mc.(interfaceLister)
-	if !ok {
-		return c.join(mc, m)
+func (c *Conn) joinAll(m membership) error {
+	if _, err := c.sock.interfaces(); errors.Is(err, errors.ErrUnsupported) {
+		return c.join(m)
 	}
 	e := &everywhere{group: m.group, left: make(map[int]bool), failures: make(map[int]string)}
 	c.follow.groups = append(c.follow.groups, e)
-	c.startFollowing(lister) // before the first look, to miss nothing
-	err := c.update(mc, lister, e)
+	c.startFollowing() // before the first look, to miss nothing
+	err := c.update(e)
 	if err != nil {
-		c.leaveAll(mc, e)
+		c.leaveAll(e)
 	}
 	return err
 }
@@ -104,23 +89,23 @@ func (c *Conn) everywhere(group netip.Addr) *everywhere {
 }
 
 // leaveAll ends a JoinAll.
-func (c *Conn) leaveAll(mc multicaster, e *everywhere) {
+func (c *Conn) leaveAll(e *everywhere) {
 	c.follow.groups = slices.DeleteFunc(c.follow.groups, func(have *everywhere) bool { return have == e })
 	for _, m := range c.memberships() {
 		if m.all && m.group == e.group {
-			c.leaveOn(mc, m)
+			c.leaveOn(m)
 		}
 	}
 }
 
 // startFollowing starts the goroutine that watches the interfaces. It ends
 // with the Conn.
-func (c *Conn) startFollowing(lister interfaceLister) {
+func (c *Conn) startFollowing() {
 	if c.follow.running {
 		return
 	}
 	c.follow.running = true
-	changes, stop, err := lister.watchInterfaces()
+	changes, stop, err := c.sock.watchInterfaces()
 	if err != nil {
 		c.log(slog.LevelWarn, "udp: looking at the interfaces every second, as the system does not tell", "error", err)
 	}
@@ -164,24 +149,23 @@ func (c *Conn) updateAll() {
 	if c.state.Load() != stateOpen {
 		return
 	}
-	mc, lister := c.sock.(multicaster), c.sock.(interfaceLister)
 	for _, e := range c.follow.groups {
-		c.update(mc, lister, e) // says to the Logger what fails
+		c.update(e) // says to the Logger what fails
 	}
 }
 
 // update leaves e where it cannot be joined any more, and joins it where it
 // can. It returns an error if it is joined nowhere, or not on an interface
 // with an address for want of memberships.
-func (c *Conn) update(mc multicaster, lister interfaceLister, e *everywhere) (err error) {
-	ifis, err := lister.interfaces()
+func (c *Conn) update(e *everywhere) (err error) {
+	ifis, err := c.sock.interfaces()
 	if err != nil {
 		c.log(slog.LevelWarn, "udp: cannot list the interfaces", "error", err)
 		return err
 	}
 	const can = net.FlagUp | net.FlagMulticast
 	ifis = slices.DeleteFunc(ifis, func(ifi net.Interface) bool { return ifi.Flags&can != can })
-	c.leaveOthers(mc, e, ifis)
+	c.leaveOthers(e, ifis)
 	joined := false
 	var full error
 	for i := range ifis {
@@ -193,7 +177,7 @@ func (c *Conn) update(mc multicaster, lister interfaceLister, e *everywhere) (er
 			joined = true
 			continue
 		}
-		switch failed := c.joinOn(mc, e, ifi); {
+		switch failed := c.joinOn(e, ifi); {
 		case failed == nil:
 			joined = true
 		case isLimit(failed) && hasAddress(ifi, e.group):
@@ -209,7 +193,7 @@ func (c *Conn) update(mc multicaster, lister interfaceLister, e *everywhere) (er
 }
 
 // leaveOthers leaves e on the interfaces that are not among ifis.
-func (c *Conn) leaveOthers(mc multicaster, e *everywhere, ifis []net.Interface) {
+func (c *Conn) leaveOthers(e *everywhere, ifis []net.Interface) {
 	gone := func(index int) bool {
 		return !slices.ContainsFunc(ifis, func(ifi net.Interface) bool { return ifi.Index == index })
 	}
@@ -217,7 +201,7 @@ func (c *Conn) leaveOthers(mc multicaster, e *everywhere, ifis []net.Interface) 
 		if m.all && m.group == e.group && gone(m.index) {
 			// Also where the interface does not exist any more: the
 			// membership still counts against the limit.
-			c.leaveOn(mc, m)
+			c.leaveOn(m)
 		}
 	}
 	for index := range e.failures {
@@ -233,14 +217,14 @@ func (c *Conn) joinedOn(group netip.Addr, index int) bool {
 	})
 }
 
-func (c *Conn) joinOn(mc multicaster, e *everywhere, ifi *net.Interface) error {
+func (c *Conn) joinOn(e *everywhere, ifi *net.Interface) error {
 	m := membership{group: e.group, index: ifi.Index, ifi: ifi, all: true}
-	err := c.join(mc, m)
-	if isLimit(err) && hasAddress(ifi, e.group) && c.makeRoom(mc, e.group) {
-		err = c.join(mc, m)
+	err := c.join(m)
+	if isLimit(err) && hasAddress(ifi, e.group) && c.makeRoom(e.group) {
+		err = c.join(m)
 	}
 	if err == nil {
-		err = c.blockAgain(mc, e, m)
+		err = c.blockAgain(e, m)
 	}
 	if err == nil {
 		delete(e.failures, ifi.Index)
@@ -255,12 +239,12 @@ func (c *Conn) joinOn(mc multicaster, e *everywhere, ifi *net.Interface) error {
 }
 
 // blockAgain does for a new membership of e what Block has done for others.
-func (c *Conn) blockAgain(mc multicaster, e *everywhere, m membership) error {
+func (c *Conn) blockAgain(e *everywhere, m membership) error {
 	for _, source := range e.blocked {
 		m.source = source
-		if err := c.filter(mc.block, m, addBlocked); err != nil {
+		if err := c.filter(c.sock.block, m, addBlocked); err != nil {
 			m.source = netip.Addr{}
-			c.leaveOn(mc, m)
+			c.leaveOn(m)
 			return err
 		}
 	}
@@ -269,8 +253,8 @@ func (c *Conn) blockAgain(mc multicaster, e *everywhere, m membership) error {
 
 // leaveOn ends one membership of a JoinAll. The system may have ended it
 // already, with the interface.
-func (c *Conn) leaveOn(mc multicaster, m membership) {
-	err := mc.leave(m.group, m.source, m.index)
+func (c *Conn) leaveOn(m membership) {
+	err := c.sock.leave(m.group, m.source, m.index)
 	c.setMemberships(slices.DeleteFunc(slices.Clone(c.memberships()), func(have membership) bool {
 		return have.all && have.group == m.group && have.index == m.index
 	}))
@@ -284,10 +268,10 @@ func (c *Conn) leaveOn(mc multicaster, m membership) {
 // makeRoom leaves one group of JoinAll, of the family of group, on an
 // interface that has no address in it, such as the ports of a bridge: there
 // may be more of them than a socket can have memberships.
-func (c *Conn) makeRoom(mc multicaster, group netip.Addr) bool {
+func (c *Conn) makeRoom(group netip.Addr) bool {
 	for _, m := range c.memberships() {
 		if m.all && m.group.Is4() == group.Is4() && !hasAddress(m.ifi, m.group) {
-			c.leaveOn(mc, m)
+			c.leaveOn(m)
 			return true
 		}
 	}

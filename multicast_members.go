@@ -106,14 +106,10 @@ func (c *Conn) findAny(group netip.Addr) int {
 // chosen returns the index of the interface that the system has chosen for
 // group, and 0 if it does not tell. Filtering by interface, and leaving after
 // the routes have changed, need it.
-func (c *Conn) chosen(mc multicaster, group netip.Addr) int {
-	lister, ok := mc.(interfaceLister)
-	if !ok {
-		return 0
-	}
-	ifis, _ := lister.interfaces()
+func (c *Conn) chosen(group netip.Addr) int {
+	ifis, _ := c.sock.interfaces()
 	for _, ifi := range ifis {
-		if !c.joinedOn(group, ifi.Index) && lister.memberAt(group, ifi.Index) {
+		if !c.joinedOn(group, ifi.Index) && c.sock.memberAt(group, ifi.Index) {
 			return ifi.Index
 		}
 	}

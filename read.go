@@ -79,7 +79,7 @@ func (c *Conn) outlive(err error) error {
 		}
 		c.paced = false
 		return c.woken()
-	case isReport(errno) && c.reporter == nil:
+	case isReport(errno) && !c.keepsReports:
 		c.stats.undelivered.Add(1)
 		c.report(Undelivered{Addr: c.RemoteAddr(), Err: errno})
 	case isReport(errno) && !c.drains:
@@ -87,7 +87,7 @@ func (c *Conn) outlive(err error) error {
 			return c.woken()
 		}
 	case isReport(errno):
-	case c.reporter != nil && unpollable(err):
+	case c.keepsReports && unpollable(err):
 		time.Sleep(unpollablePause)
 		if !c.drains {
 			return c.woken()

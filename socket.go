@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"syscall"
@@ -46,18 +47,11 @@ type socket interface {
 
 	syscallConn() (syscall.RawConn, error)
 	close() error
-}
 
-// A batchWriter is a socket that sends many datagrams at once. It sends all
-// it can of ds, whose addresses have been checked, and leaves to c.send what
-// does not go into a batch or failed in one.
-type batchWriter interface {
+	// writeBatch sends all it can of ds with as few system calls as the
+	// system allows. A socket that sends each by itself calls c.writeEach.
 	writeBatch(c *Conn, ds []Datagram) (n int, err error)
-}
 
-// A connector is a socket that knows its peer itself. For one that is not a
-// connector, the Conn alone keeps to its peer, and no refusal is reported.
-type connector interface {
 	// connect makes peer the only one to send to and receive from, and
 	// returns it as the system has it. On failure the peer is what it was.
 	connect(peer netip.AddrPort) (netip.AddrPort, error)
@@ -68,25 +62,19 @@ type connector interface {
 	// pending takes a report about the peer that the system has ready, so
 	// that it is not mistaken for one about the next peer; zero: none.
 	pending() syscall.Errno
-}
 
-// A reporter is a socket that can keep the network's reports apart, each with
-// the address that it is about.
-type reporter interface {
-	// askForReports begins to keep them, if the system can. An error that
-	// read or write then returns may be about any of them, and says only
-	// that there are some.
+	// askForReports begins to keep the network's reports apart, each with
+	// the address that it is about, if the system can. An error that read
+	// or write then returns may be about any of them, and says only that
+	// there are some.
 	askForReports() (on bool)
 
 	// takeReports hands at most limit of them to take, and tells whether
 	// there may be more. Any goroutine may call it.
 	takeReports(limit int, take func(Undelivered)) (more bool)
-}
 
-// A multicaster is a socket that can be a member of groups. The index is
-// that of an interface; zero: the one that the system chooses. A source that
-// is not valid stands for any.
-type multicaster interface {
+	// Groups: the index is that of an interface; zero: the one that the
+	// system chooses. A source that is not valid stands for any.
 	join(group, source netip.Addr, index int) error
 	leave(group, source netip.Addr, index int) error
 	block(group, source netip.Addr, index int) error
@@ -98,6 +86,45 @@ type multicaster interface {
 	multicastLoopback() (bool, error)
 	setMulticastInterface(index int) error
 	multicastInterface() (index int, err error)
+
+	// interfaces returns those that the socket's host has now. Where that
+	// is errors.ErrUnsupported, a join that names no interface is for all.
+	interfaces() ([]net.Interface, error)
+
+	// memberAt reports whether the system says that the socket has joined
+	// group on the interface of that index. Not every system does.
+	memberAt(group netip.Addr, index int) bool
+
+	// watchInterfaces returns what has a value after something has changed;
+	// if it is nil or closed, somebody must look. After stop nothing is left.
+	watchInterfaces() (changes <-chan struct{}, stop func(), err error)
+}
+
+// plainSocket is for a socket to embed that only sends and receives: it keeps
+// no peer, which the Conn then does alone, and knows neither reports nor
+// groups.
+type plainSocket struct{}
+
+func (plainSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) { return c.writeEach(ds) }
+func (plainSocket) connect(peer netip.AddrPort) (netip.AddrPort, error)  { return peer, nil }
+func (plainSocket) disconnect() error                                    { return nil }
+func (plainSocket) pending() syscall.Errno                               { return 0 }
+func (plainSocket) askForReports() bool                                  { return false }
+func (plainSocket) takeReports(int, func(Undelivered)) (more bool)       { return false }
+func (plainSocket) join(_, _ netip.Addr, _ int) error                    { return errors.ErrUnsupported }
+func (plainSocket) leave(_, _ netip.Addr, _ int) error                   { return errors.ErrUnsupported }
+func (plainSocket) block(_, _ netip.Addr, _ int) error                   { return errors.ErrUnsupported }
+func (plainSocket) unblock(_, _ netip.Addr, _ int) error                 { return errors.ErrUnsupported }
+func (plainSocket) setMulticastTTL(int) error                            { return errors.ErrUnsupported }
+func (plainSocket) multicastTTL() (int, error)                           { return 0, errors.ErrUnsupported }
+func (plainSocket) setMulticastLoopback(bool) error                      { return errors.ErrUnsupported }
+func (plainSocket) multicastLoopback() (bool, error)                     { return false, errors.ErrUnsupported }
+func (plainSocket) setMulticastInterface(int) error                      { return errors.ErrUnsupported }
+func (plainSocket) multicastInterface() (int, error)                     { return 0, errors.ErrUnsupported }
+func (plainSocket) interfaces() ([]net.Interface, error)                 { return nil, errors.ErrUnsupported }
+func (plainSocket) memberAt(netip.Addr, int) bool                        { return false }
+func (plainSocket) watchInterfaces() (<-chan struct{}, func(), error) {
+	return nil, func() {}, errors.ErrUnsupported
 }
 
 // readBuffer is the size of the buffer for one read: the largest payload that

@@ -318,7 +318,7 @@ func (w *sending) flush() {
 		w.s.changing.RLock()
 		err := w.s.raw.Control(b.run)
 		w.s.changing.RUnlock()
-		if stopped && b.errno == 0 && w.c.reporter == nil && w.s.peer.Load() != nil {
+		if stopped && b.errno == 0 && !w.c.keepsReports && w.s.peer.Load() != nil {
 			w.c.stats.undelivered.Add(1) // what had stopped it was a report
 		}
 		if err == nil && b.errno == unix.EAGAIN {

@@ -17,6 +17,7 @@ const drainGrace = 20 * time.Millisecond
 // nothing about. Reads hold one buffer; addresses that are not *net.UDPAddr
 // cost allocations.
 type packetSocket struct {
+	plainSocket
 	conn     net.PacketConn
 	local    netip.AddrPort
 	max      int

@@ -17,6 +17,7 @@ import (
 // for each system call, on every system. Where there is something faster, it
 // is built on top of this one (accelerate).
 type udpSocket struct {
+	plainSocket
 	conn     *net.UDPConn
 	raw      syscall.RawConn
 	max      int                            // MaxDatagram

@@ -21,7 +21,7 @@ type Conn struct {
 	ip4, ip6 bool // what it can send to
 	adopted  bool // opened elsewhere: groups may have been joined there
 
-	reporter reporter // nil: reports are the errors of reads and writes
+	keepsReports bool // the socket does, apart; otherwise they are the errors of reads and writes
 
 	configure sync.Mutex                     // one Connect, Disconnect, Join or the like at a time
 	peer      atomic.Pointer[netip.AddrPort] // nil: not connected

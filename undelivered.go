@@ -26,9 +26,7 @@ const (
 // askForReports has the socket keep reports apart for HandleUndelivered. A
 // socket that cannot gives what it knows by the errors of reads and writes.
 func (c *Conn) askForReports() {
-	if r, ok := c.sock.(reporter); ok && c.handlers.undelivered != nil && r.askForReports() {
-		c.reporter = r
-	}
+	c.keepsReports = c.handlers.undelivered != nil && c.sock.askForReports()
 }
 
 // note is for a report that a write met. The goroutine delivers it, never the
@@ -51,7 +49,7 @@ func (c *Conn) note(u Undelivered) {
 // goroutine deliver them. It is for whoever met a sign of them: the system
 // may give no other.
 func (c *Conn) lookForReports() {
-	if c.reporter == nil {
+	if !c.keepsReports {
 		return
 	}
 	more := c.collect()
@@ -66,12 +64,12 @@ func (c *Conn) lookForReports() {
 // collect takes the reports that the socket keeps, as many as there is room
 // for, and tells whether there may be more.
 func (c *Conn) collect() (more bool) {
-	if c.reporter == nil {
+	if !c.keepsReports {
 		return false
 	}
 	c.wakeMu.Lock()
 	defer c.wakeMu.Unlock()
-	return c.reporter.takeReports(maxReports-len(c.reports), func(u Undelivered) {
+	return c.sock.takeReports(maxReports-len(c.reports), func(u Undelivered) {
 		c.stats.undelivered.Add(1)
 		c.reports = append(c.reports, u)
 	})

@@ -36,9 +36,14 @@ func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
 // and err says why the first that failed did; it is nil if and only if n is
 // len(ds).
 func (c *Conn) WriteBatch(ds []Datagram) (n int, err error) {
-	if b, ok := c.sock.(batchWriter); ok && len(ds) > 1 {
-		return b.writeBatch(c, ds)
+	if len(ds) > 1 {
+		return c.sock.writeBatch(c, ds)
 	}
+	return c.writeEach(ds)
+}
+
+// writeEach sends ds one by one.
+func (c *Conn) writeEach(ds []Datagram) (n int, err error) {
 	for _, d := range ds {
 		if _, e := c.writeOne(&d, true); e == nil {
 			n++
@@ -164,7 +169,7 @@ func (c *Conn) resend(d *Datagram, err error) error {
 // met notes what a write has met n times, if that is a report, and not one
 // that the socket keeps.
 func (c *Conn) met(errno syscall.Errno, n int) {
-	if c.reporter != nil || !isReport(errno) {
+	if c.keepsReports || !isReport(errno) {
 		return
 	}
 	for range n {
