@@ -54,6 +54,7 @@ type comparison struct {
 	serverCore, loadCore int
 	argv                 map[string][]string
 	figures              results
+	steps                progress
 	allocs               map[string]float64 // most for each datagram, by peer
 	errs                 []error
 }
@@ -94,6 +95,7 @@ func run() error {
 		return err
 	}
 
+	c.steps.total = *rounds * stepsOf(wanted)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	for i := range *rounds {
@@ -103,6 +105,7 @@ func run() error {
 			}
 		}
 	}
+	c.steps.end()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -113,6 +116,7 @@ func run() error {
 	c.environment(os.Stdout, missing)
 	print(figureTable(c.figures), os.Stdout)
 	print(goalTable(c.figures, c.allocs), os.Stdout)
+	print(shortTable(c.figures), os.Stdout)
 	if *svg != "" {
 		c.errs = append(c.errs, os.WriteFile(*svg, []byte(chart(c.figures)), 0o644))
 	}
@@ -134,6 +138,7 @@ func (c *comparison) row(ctx context.Context, r row, round int) {
 		if argv == nil || ctx.Err() != nil {
 			continue
 		}
+		c.steps.next(round+1, r.id, name)
 		v, note, err := c.measure(r, name, argv)
 		if err != nil {
 			c.errs = append(c.errs, fmt.Errorf("%s, %s: %w", r.id, name, err))
@@ -144,6 +149,53 @@ func (c *comparison) row(ctx context.Context, r row, round int) {
 			fmt.Fprintf(os.Stderr, "%d  %-13s %-22s %12.1f  %s\n", round+1, r.id, name, v, note)
 		}
 	}
+}
+
+// A progress says what is measured, and how long the rest will take: on one
+// line of a terminal, or in a line for each row.
+type progress struct {
+	done, total int
+	started     time.Time
+	row         string
+}
+
+func stepsOf(wanted *regexp.Regexp) (n int) {
+	for _, r := range rows {
+		if wanted.MatchString(r.id) {
+			n += len(r.peers)
+		}
+	}
+	return n
+}
+
+func (p *progress) next(round int, row, peer string) {
+	if p.done == 0 {
+		p.started = time.Now()
+	}
+	left := "?"
+	if p.done > 0 {
+		each := time.Since(p.started) / time.Duration(p.done)
+		left = (each * time.Duration(p.total-p.done)).Round(time.Second).String()
+	}
+	status := fmt.Sprintf("round %d, %d of %d, %s left: %s", round, p.done+1, p.total, left, row)
+	switch {
+	case onTerminal(os.Stderr):
+		fmt.Fprintf(os.Stderr, "\r\x1b[K%s, %s", status, peer)
+	case p.row != row:
+		fmt.Fprintln(os.Stderr, status)
+	}
+	p.done, p.row = p.done+1, row
+}
+
+func (p *progress) end() {
+	if onTerminal(os.Stderr) {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
+}
+
+func onTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // measure starts the peer, gives it the row's load, and returns its figure.
@@ -210,7 +262,7 @@ func (c *comparison) measure(r row, name string, argv []string) (v float64, note
 	if n == 0 {
 		return 0, "", errors.New("not one datagram")
 	}
-	if strings.HasPrefix(name, "udp") && n >= 10_000 { // with fewer, what the runtime allocates for itself would show
+	if strings.HasPrefix(name, "udp") && r.unit == perCPU && n >= 10_000 { // with fewer, what the runtime allocates for itself would show
 		c.allocs[name] = max(c.allocs[name], float64(b.mallocs-a.mallocs)/float64(n))
 	}
 	cpu := (b.cpu - a.cpu).Seconds()

@@ -56,6 +56,7 @@ const (
 	perCPU = "datagrams/s of server CPU"
 	micros = "µs, p50"
 	kib    = "KiB"
+	opens  = "sockets/s of server CPU"
 )
 
 var rows = []row{
@@ -107,6 +108,14 @@ var rows = []row{
 		peers: []string{udpSimple, udpBatch, netLoop, cPlain, asyncio, uvloop, twisted},
 	},
 	{
+		id: "open", title: "open a socket at port 0 with a reader, close it", unit: opens, role: "open",
+		peers: []string{udpSimple, netLoop},
+	},
+	{
+		id: "dial", title: "the same, connected", unit: opens, role: "dial",
+		peers: []string{udpSimple, netLoop},
+	},
+	{
 		id: "idle", title: "Go memory of an idle socket", unit: kib, less: true, role: "idle",
 		peers: []string{udpSimple, netLoop},
 	},
@@ -139,8 +148,25 @@ var goals = []goal{
 	{"receive", udpNoOffload, cMmsg, 0.6, 0.9},
 	{"ping-pong-1", udpSimple, netLoop, 0.9, 0.7},
 	{"ping-pong-2", udpSimple, netLoop, 1.05, 0.8},
+	{"open", udpSimple, netLoop, 0.5, 1},
+	{"dial", udpSimple, netLoop, 0.5, 1},
 	{"idle", udpSimple, "", 5, 3},
 	{"allocations", "", "", 0, 0},
+}
+
+// decisive are the goals that the README shows: what decides whether the
+// package is for a reader.
+var decisive = []goal{
+	{row: "echo", ours: udpBatch, against: netLoop},
+	{row: "echo", ours: udpSimple, against: netLoop},
+	{row: "echo", ours: udpBatch, against: cMmsg},
+	{row: "echo-offload", ours: udpBatch, against: cGSO},
+	{row: "echo-1", ours: udpSimple, against: netLoop},
+	{row: "send", ours: udpBatch, against: netLoop},
+	{row: "receive", ours: udpBatch, against: netLoop},
+	{row: "receive", ours: udpNoOffload, against: netLoop},
+	{row: "ping-pong-2", ours: udpSimple, against: netLoop},
+	{row: "open", ours: udpSimple, against: netLoop},
 }
 
 // A spread is the median of several figures, and how far they lie apart.

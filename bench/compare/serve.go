@@ -66,6 +66,10 @@ func serve(args []string) error {
 		"nooffload send": s.udpSend,
 		"simple write":   s.udpWrite,
 		"simple idle":    s.udpIdle,
+		"simple open":    s.opener(s.udpOpen),
+		"simple dial":    s.opener(s.udpDial),
+		"net open":       s.opener(s.netOpen),
+		"net dial":       s.opener(s.netDial),
 	}[args[0]+" "+args[1]]
 	if start == nil {
 		return fmt.Errorf("no peer %q for %q", args[0], args[1])
@@ -321,6 +325,72 @@ func payloads() [][]byte {
 func mustRun(loop func() error) {
 	fmt.Fprintln(os.Stderr, loop())
 	os.Exit(1)
+}
+
+// Opening and closing: the count is of sockets that were open with a goroutine
+// that reads from them, which has ended.
+
+func (s *server) opener(once func() error) func() (netip.AddrPort, error) {
+	return func() (netip.AddrPort, error) {
+		c, err := netListen() // for Dial to connect to, and for a port to print
+		if err != nil {
+			return netip.AddrPort{}, err
+		}
+		s.to = c.LocalAddr().(*net.UDPAddr).AddrPort()
+		go mustRun(func() error {
+			for {
+				if err := once(); err != nil {
+					return err
+				}
+				s.add(1)
+			}
+		})
+		return s.to, nil
+	}
+}
+
+func (s *server) udpOpen() error {
+	c, err := udp.Listen("127.0.0.1:0", nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.Close(), c.Wait())
+}
+
+func (s *server) udpDial() error {
+	c, err := udp.Dial(context.Background(), s.to.String(), nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.Close(), c.Wait())
+}
+
+func (s *server) netOpen() error {
+	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
+	if err != nil {
+		return err
+	}
+	return readAndClose(c)
+}
+
+func (s *server) netDial() error {
+	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(s.to))
+	if err != nil {
+		return err
+	}
+	return readAndClose(c)
+}
+
+func readAndClose(c *net.UDPConn) error {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var b [1]byte
+		c.ReadFromUDPAddrPort(b[:])
+	}()
+	err := c.Close()
+	<-ended
+	return err
 }
 
 // Idle sockets: the count that these servers report is bytes of Go memory for

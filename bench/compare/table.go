@@ -86,6 +86,24 @@ func goalTable(res results, allocs map[string]float64) table {
 	return t
 }
 
+// shortTable has the goals that decide, in three columns, so that it fits on a
+// phone. More is better in each row: a round trip counts by its inverse.
+func shortTable(res results) table {
+	t := table{title: "Package udp against the others", header: []string{"work", "against", "ratio"}}
+	for _, g := range decisive {
+		r := rowByID(g.row)
+		s, ok := res.ratio(g.row, g.ours, g.against)
+		if !ok {
+			continue
+		}
+		if r.less {
+			s.median = 1 / s.median
+		}
+		t.rows = append(t.rows, []string{r.title + ": " + strings.TrimPrefix(g.ours, "udp, "), g.against, number(s.median) + "×"})
+	}
+	return t
+}
+
 // worst is the most allocations that any peer made for a datagram, to two
 // places: the runtime makes a few by itself, now and then.
 func worst(allocs map[string]float64) (s spread, ok bool) {
