@@ -21,6 +21,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"example.com/udp"
@@ -34,7 +35,7 @@ func main() {
 	lan := flag.Bool("lan", false, "find others on the networks of this host, not on it alone")
 	every := flag.Duration("every", 5*time.Second, "how often to announce; who is silent for three times as long is gone")
 	flag.Parse()
-	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	if err := n.run(ctx, udp.ListenConfig{Network: "udp4"}, *lan, *every); err != nil {
 		log.Fatalln("discover:", err)
 	}

@@ -1,7 +1,6 @@
 // Command echo sends every datagram back to where it came from.
 //
-// It shows the smallest server: Listen, a handler, and a stop on Ctrl-C that
-// lets the handler have what has already arrived.
+// It shows the smallest server: Listen, a handler, and a stop on Ctrl-C.
 //
 //	go run ./examples/echo
 //	go run ./examples/helloer    (in another terminal)
@@ -13,7 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"time"
+	"syscall"
 
 	"example.com/udp"
 )
@@ -28,7 +27,7 @@ func main() {
 }
 
 func run(address string) error {
-	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	c, err := udp.Listen(address, udp.HandlerFunc(echo))
@@ -37,10 +36,8 @@ func run(address string) error {
 	}
 	fmt.Println("listening on", c.LocalAddr())
 
-	<-interrupted.Done()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	return c.Shutdown(ctx)
+	context.AfterFunc(ctx, func() { c.Close() })
+	return c.Wait()
 }
 
 func echo(c *udp.Conn, d udp.Datagram) {

@@ -34,7 +34,7 @@ func main() {
 }
 
 func run(server netip.AddrPort, every time.Duration) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	c, err := udp.Listen(":0", helloer{server}) // port 0: any that is free

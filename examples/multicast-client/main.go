@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"example.com/udp"
 )
@@ -35,7 +36,7 @@ func main() {
 }
 
 func run(group netip.AddrPort, listen, ifname string, ttl int) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	ifi, err := interfaceByName(ifname)

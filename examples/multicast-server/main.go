@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"example.com/udp"
 )
@@ -34,7 +35,7 @@ func main() {
 }
 
 func run(group netip.AddrPort, ifname string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	ifi, err := interfaceByName(ifname)

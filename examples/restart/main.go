@@ -44,7 +44,7 @@ func main() {
 
 func run(address string) error {
 	interrupt, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)
-	signal.Notify(interrupt, os.Interrupt)
+	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
 	signal.Notify(hangup, syscall.SIGHUP)
 
 	pc, err := open(address)
