@@ -54,6 +54,7 @@ func TestNoDescriptors(t *testing.T) {
 // TestManySockets has ten thousand sockets open at once, each with its
 // goroutine, and each of them answers.
 func TestManySockets(t *testing.T) {
+	needTime(t)
 	count := 10000
 	if raceDetector() { // which allows 8128 goroutines
 		count = 5000
@@ -103,6 +104,7 @@ func TestManySockets(t *testing.T) {
 // many from different sources: afterwards no more memory is in use than
 // before.
 func TestFloodsCostNothing(t *testing.T) {
+	needTime(t)
 	total := 50000
 	if *soak > 0 {
 		total = 1000000

@@ -113,6 +113,7 @@ func TestReportInHandler(t *testing.T) {
 // that write to all: nothing for the others is lost, nor is any write an
 // error, and each report is about a dead one.
 func TestDeadPeers(t *testing.T) {
+	needTime(t)
 	const peers, writers, rounds = 40, 4, 50
 	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
@@ -183,6 +184,7 @@ func TestDeadPeers(t *testing.T) {
 // in between: nothing is lost or counted twice, the data get through, and
 // then the goroutine waits.
 func TestReportStorm(t *testing.T) {
+	needTime(t)
 	const total = 20000
 	n := setup{bind: "127.0.0.1:0", host: loopback4}
 	var reports atomic.Uint64

@@ -46,6 +46,7 @@ func TestInherited(t *testing.T) {
 // TestRestart hands the socket of a server from process to process, under
 // load: each datagram is answered, once.
 func TestRestart(t *testing.T) {
+	needTime(t)
 	bin := t.TempDir() + "/restart"
 	if out, err := exec.Command("go", "build", "-o", bin, "./examples/restart").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)

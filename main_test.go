@@ -10,9 +10,11 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,7 +89,16 @@ type setup struct {
 	counts  bool // Stats.Dropped is right
 }
 
-// kernelSetups returns the kinds of real sockets that scenarios run on.
+// needTime skips under -short a test that takes long, or starts programs.
+func needTime(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long: run without -short")
+	}
+}
+
+// kernelSetups returns the kinds of real sockets that scenarios run on: one of
+// each family, and a wildcard one, under -short.
 func kernelSetups() []setup {
 	all := []setup{
 		{name: "udp 127.0.0.1", bind: "127.0.0.1:0", host: loopback4},
@@ -101,6 +112,11 @@ func kernelSetups() []setup {
 			setup{name: "udp wildcard from ::1", bind: ":0", host: loopback6},
 			setup{name: "udp6 wildcard", config: udp.ListenConfig{Network: "udp6"}, bind: ":0", host: loopback6},
 		)
+	}
+	if testing.Short() {
+		all = slices.DeleteFunc(all, func(n setup) bool {
+			return n.name != "udp 127.0.0.1" && n.name != "udp wildcard" && n.name != "udp ::1"
+		})
 	}
 	for i := range all {
 		all[i].kernel = true
@@ -211,6 +227,15 @@ func (n setup) peer(t *testing.T) bare {
 
 func (n setup) peerAt(t *testing.T, addr netip.AddrPort) bare {
 	t.Helper()
+	pc, err := n.listenBare(t, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pc.Close() })
+	return bare{pc, addrPort(pc.LocalAddr())}
+}
+
+func (n setup) listenBare(t *testing.T, addr netip.AddrPort) (net.PacketConn, error) {
 	var listener udp.PacketListener = new(net.ListenConfig)
 	if n.config.PacketListener != nil {
 		listener = n.config.PacketListener
@@ -219,21 +244,27 @@ func (n setup) peerAt(t *testing.T, addr netip.AddrPort) bare {
 	if addr.Addr().Is4() {
 		family = "udp4"
 	}
-	pc, err := listener.ListenPacket(t.Context(), family, addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pc.Close() })
-	return bare{pc, addrPort(pc.LocalAddr())}
+	return listener.ListenPacket(t.Context(), family, addr.String())
 }
 
-// dead returns an address where nobody listens.
+// dead returns an address where nobody listens, and nobody else will: its port
+// is none of those that systems choose.
 func (n setup) dead(t *testing.T) netip.AddrPort {
 	t.Helper()
-	p := n.peer(t)
-	p.Close()
-	return p.addr
+	var err error
+	for range 100 { // as some may be in use
+		var pc net.PacketConn
+		addr := netip.AddrPortFrom(n.host, uint16(2000+lastDead.Add(1)%8000))
+		if pc, err = n.listenBare(t, addr); err == nil {
+			pc.Close()
+			return addr
+		}
+	}
+	t.Fatal(err)
+	panic("not reached")
 }
+
+var lastDead atomic.Uint32
 
 // A bare socket knows nothing of package udp.
 type bare struct {

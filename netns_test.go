@@ -67,6 +67,7 @@ var hostNumber atomic.Int32
 // that a test which was killed has left.
 func needNamespaces(t *testing.T) {
 	t.Helper()
+	needTime(t)
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("needs network namespaces: install iproute2, and run as root")
 	}

@@ -29,6 +29,8 @@ import (
 var greetings = []string{"hello", "", "0", strings.Repeat("long ", 3000)}
 
 func TestInteropEcho(t *testing.T) {
+	needTime(t)
+	t.Parallel()
 	onLoopback(t, "our client", func(t *testing.T, host string) {
 		theirs := startTwisted(t, "echo_server.py", "--interface", host)
 		server := theirs.address("listening ")
@@ -68,6 +70,8 @@ func (h connectedHelloer) HandleStart(c *udp.Conn) error {
 }
 
 func TestInteropHelloer(t *testing.T) {
+	needTime(t)
+	t.Parallel()
 	onLoopback(t, "our client", func(t *testing.T, host string) {
 		theirs := startTwisted(t, "echo_server.py", "--interface", host)
 		server := theirs.address("listening ")
@@ -106,6 +110,8 @@ func TestInteropHelloer(t *testing.T) {
 }
 
 func TestInteropResolve(t *testing.T) {
+	needTime(t)
+	t.Parallel()
 	const name = "localhost"
 
 	t.Run("our client", func(t *testing.T) {
@@ -145,6 +151,8 @@ func TestInteropResolve(t *testing.T) {
 // A port dies and comes back, first under our client, then under theirs. On
 // its default reactor Twisted's would not survive it.
 func TestInteropRefused(t *testing.T) {
+	needTime(t)
+	t.Parallel()
 	onLoopback(t, "our client", func(t *testing.T, host string) {
 		theirs := startTwisted(t, "echo_server.py", "--interface", host)
 		server := theirs.address("listening ")
@@ -211,6 +219,8 @@ func (p pinger) HandleDatagram(c *udp.Conn, d udp.Datagram) {
 }
 
 func TestInteropMulticast(t *testing.T) {
+	needTime(t)
+	t.Parallel()
 	lo := loopbackInterface(t)
 	group := netip.MustParseAddr("228.0.0.5")
 	ping := []byte("Client: Ping")

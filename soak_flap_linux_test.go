@@ -17,6 +17,7 @@ import (
 // away and back, while Conns send and receive by it, and one has joined a
 // group on it. In the end all of them work as at first.
 func TestSoakFlapping(t *testing.T) {
+	needTime(t)
 	t.Parallel()
 	f := newFollowed(t, "udp4", "239.1.2.3")
 	f.c.must("joinAll", f.group)

@@ -23,6 +23,7 @@ import (
 // of it. Whatever fails does so for a good reason, what arrives is whole, and
 // nothing is left.
 func TestSoakLife(t *testing.T) {
+	needTime(t)
 	setup{bind: "127.0.0.1:0"}.listen(t, nil).Close() // the poller has descriptors of its own
 	loopback()
 	fds, memory := descriptors(t), settledHeap()
@@ -300,6 +301,7 @@ func (l *lives) allow(what string, err error) {
 
 // TestSoakRounds opens and closes, again and again: 100,000 times in a soak.
 func TestSoakRounds(t *testing.T) {
+	needTime(t)
 	setup{bind: "127.0.0.1:0"}.listen(t, nil).Close()
 	fds, memory := descriptors(t), settledHeap()
 	rounds := 2000

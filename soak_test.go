@@ -36,6 +36,7 @@ func soakTime() time.Duration {
 // to each address, every datagram is read, dropped or refused: there is no
 // remainder.
 func TestSoak(t *testing.T) {
+	needTime(t)
 	if runtime.GOOS != "linux" {
 		t.Skip("the other systems do not count what they drop: try Linux")
 	}

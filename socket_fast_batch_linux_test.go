@@ -13,6 +13,9 @@ import (
 // of one network, and those chosen to collide where the halves of an address
 // are mixed without the seed.
 func TestHash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: run without -short")
+	}
 	const odd = 0x9E3779B97F4A7C15
 	host6 := func(high, low uint64) netip.AddrPort {
 		var a [16]byte

@@ -75,6 +75,7 @@ func TestIdleMemory(t *testing.T) {
 // TestMemoryAfterFlood floods a Conn whose handler is slow: what it takes to
 // read that much is given back when it is idle.
 func TestMemoryAfterFlood(t *testing.T) {
+	needTime(t)
 	const spare = 1 << 20 // for what the runtime keeps; a buffer for one read has four
 	for _, n := range kernelSetups() {
 		for _, inBatches := range []bool{true, false} {

@@ -487,6 +487,7 @@ func TestClosedByAnother(t *testing.T) {
 // TestThousandRounds leaves no goroutine and no descriptor. (TestMain looks
 // for goroutines too; here a slow leak is seen at once.)
 func TestThousandRounds(t *testing.T) {
+	needTime(t)
 	n := setup{bind: "127.0.0.1:0", host: loopback4}
 	p := n.peer(t)
 	fail := errors.New("no")

@@ -103,7 +103,12 @@ func runScenarios(t *testing.T, scenarios []scenario, setups []setup) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			for _, n := range setups {
-				t.Run(n.name, func(t *testing.T) { s.run(t, n) })
+				t.Run(n.name, func(t *testing.T) {
+					if n.kernel { // otherwise they may share a MemNet
+						t.Parallel()
+					}
+					s.run(t, n)
+				})
 			}
 		})
 	}

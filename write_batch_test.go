@@ -42,7 +42,10 @@ func onBatchSetups(t *testing.T, test func(*testing.T, setup)) {
 		for name, noOffload := range map[string]bool{"offload": false, "NoOffload": true} {
 			n := n
 			n.config.NoOffload = noOffload
-			t.Run(n.name+" "+name, func(t *testing.T) { test(t, n) })
+			t.Run(n.name+" "+name, func(t *testing.T) {
+				t.Parallel()
+				test(t, n)
+			})
 		}
 	}
 }
@@ -532,6 +535,7 @@ func TestBatchConcurrent(t *testing.T) {
 // TestBatchWhilePeerChanges connects and disconnects while batches are sent:
 // each datagram goes to whom it is for, or is an error that says so.
 func TestBatchWhilePeerChanges(t *testing.T) {
+	needTime(t)
 	onBatchSetups(t, func(t *testing.T, n setup) {
 		const size, rounds = 3, 150
 		c := n.listen(t, nil)

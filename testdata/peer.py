@@ -7,6 +7,9 @@ is a datagram to send, for those that send; the end of the input ends it.
 import argparse
 import sys
 
+# UDP needs no TLS, and loading it takes as long as all the rest of Twisted.
+sys.modules["OpenSSL"] = None
+
 
 def options(*names, **defaults):
     """Parse the command line, and install the reactor that it asks for."""
