@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -58,6 +59,20 @@ func stacks() map[string]string {
 		all[id] = stack
 	}
 	return all
+}
+
+// again is the command that runs this test binary again, for one of its tests,
+// and counts what that covers too, if this one was told where
+// (-test.gocoverdir).
+func again(t *testing.T, test string, args ...string) []string {
+	t.Helper()
+	self, err := os.Executable()
+	check(t, err)
+	command := append([]string{self, "-test.run=^" + test + "$"}, args...)
+	if dir := flag.Lookup("test.gocoverdir"); dir != nil && dir.Value.String() != "" {
+		command = append(command, "-test.gocoverdir="+dir.Value.String())
+	}
+	return command
 }
 
 // goroutine returns the caller's "goroutine 1" or so.

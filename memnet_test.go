@@ -422,9 +422,8 @@ func TestMemNetOtherBubble(t *testing.T) {
 		}
 		return
 	}
-	self, err := os.Executable()
-	check(t, err)
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestMemNetOtherBubble$")
+	self := again(t, "TestMemNetOtherBubble")
+	cmd := exec.CommandContext(t.Context(), self[0], self[1:]...)
 	cmd.Env = append(os.Environ(), variable+"=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "from outside bubble") || !strings.Contains(string(out), "mustBeInItsBubble") {

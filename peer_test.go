@@ -286,11 +286,8 @@ type peer struct {
 // peer starts this test binary in the namespace.
 func (h *host) peer() *peer {
 	h.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	cmd := h.command(self, "-test.run=^TestPeer$", "-test.timeout=2m")
+	self := again(h.t, "TestPeer", "-test.timeout=2m")
+	cmd := h.command(self[0], self[1:]...)
 	cmd.Env = append(os.Environ(), peerVariable+"=1", "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -319,9 +319,8 @@ func TestPanic(t *testing.T) {
 		c.Wait()
 		return
 	}
-	self, err := os.Executable()
-	check(t, err)
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestPanic$")
+	self := again(t, "TestPanic")
+	cmd := exec.CommandContext(t.Context(), self[0], self[1:]...)
 	cmd.Env = append(os.Environ(), variable+"=1")
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError

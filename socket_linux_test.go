@@ -75,9 +75,8 @@ func TestMulticastInNamespace(t *testing.T) {
 		h.up("veth0", "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "2001:db8::2/64")
 		h.up("veth1")
 		h.ready("veth0")
-		self, err := os.Executable()
-		check(t, err)
-		cmd := h.command(self, "-test.run=^TestMulticastInNamespace$")
+		self := again(t, "TestMulticastInNamespace")
+		cmd := h.command(self[0], self[1:]...)
 		cmd.Env = append(os.Environ(), variable+"=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v:\n%s", err, out)

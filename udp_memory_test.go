@@ -28,9 +28,8 @@ func TestIdleMemory(t *testing.T) {
 	}
 	const variable = "UDP_TEST_IDLE_MEMORY"
 	if os.Getenv(variable) == "" {
-		self, err := os.Executable()
-		check(t, err)
-		cmd := exec.Command(self, "-test.run=^TestIdleMemory$", "-test.v")
+		self := again(t, "TestIdleMemory", "-test.v")
+		cmd := exec.Command(self[0], self[1:]...)
 		cmd.Env = append(os.Environ(), variable+"=1")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
