@@ -22,6 +22,9 @@ func Dial(ctx context.Context, address string, h Handler) (*Conn, error) {
 // which addresses of a host name to try. The context is for looking up the
 // name; once Dial has returned, it does not affect the Conn.
 func (lc *ListenConfig) Dial(ctx context.Context, address string, h Handler) (*Conn, error) {
+	if err := checkAddOns(h); err != nil {
+		return nil, opError(opDial, netip.AddrPort{}, netip.AddrPort{}, err)
+	}
 	c, err := lc.dial(ctx, address)
 	if err != nil {
 		return nil, opError(opDial, netip.AddrPort{}, netip.AddrPort{}, err)

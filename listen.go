@@ -87,6 +87,9 @@ func NewConn(pc net.PacketConn, h Handler) (*Conn, error) {
 // context is for looking up a host name in address; once Listen has returned,
 // it does not affect the Conn.
 func (lc *ListenConfig) Listen(ctx context.Context, address string, h Handler) (*Conn, error) {
+	if err := checkAddOns(h); err != nil {
+		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
+	}
 	c, err := lc.listen(ctx, lc.Network, address, 0)
 	if err != nil {
 		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
@@ -97,6 +100,9 @@ func (lc *ListenConfig) Listen(ctx context.Context, address string, h Handler) (
 // NewConn acts like the function [NewConn], with the settings of lc. Network,
 // ReusePort and PacketListener, which are about opening, are ignored.
 func (lc *ListenConfig) NewConn(pc net.PacketConn, h Handler) (*Conn, error) {
+	if err := checkAddOns(h); err != nil {
+		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
+	}
 	c, err := lc.newConn(pc)
 	if err != nil {
 		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)

@@ -58,6 +58,9 @@ func ListenMulticast(address string, h Handler, groups ...Group) (*Conn, error) 
 // Off Linux, a socket for IPv4 and IPv6 cannot join IPv4 groups; where all
 // groups are IPv4 and Network is empty, "udp4" is used there.
 func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h Handler, groups ...Group) (*Conn, error) {
+	if err := checkAddOns(h); err != nil {
+		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
+	}
 	ip4 := 0
 	for _, g := range groups {
 		m, err := g.membership()

@@ -1,6 +1,11 @@
 package udp
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+)
 
 // A Datagram is one UDP datagram (RFC 768), received or to be sent.
 //
@@ -64,9 +69,12 @@ func (d Datagram) Clone() Datagram {
 // the tests of a program find a handler that keeps them. Appending to a
 // payload never changes another.
 //
-// A Handler may also implement BatchHandler, StartHandler, StopHandler and
-// UndeliveredHandler, which are looked for once, when the Conn is opened. A
-// Handler that wraps another must forward those it wants to keep.
+// A Handler may also implement BatchHandler, StartHandler, StopHandler,
+// UndeliveredHandler and GroupHandler, which are looked for once, before the
+// socket is opened. A method of such a name with another signature, or one
+// that only a pointer to the Handler has, is an error of Listen. A Handler
+// that wraps another must forward those it wants to keep; one that embeds
+// another in a struct does.
 type Handler interface {
 	// HandleDatagram is called for each datagram, an empty one included.
 	HandleDatagram(c *Conn, d Datagram)
@@ -79,6 +87,20 @@ var _ Handler = HandlerFunc(nil)
 
 // HandleDatagram calls f(c, d).
 func (f HandlerFunc) HandleDatagram(c *Conn, d Datagram) { f(c, d) }
+
+// BatchHandlerFunc makes a Handler that is a BatchHandler of a function.
+type BatchHandlerFunc func(c *Conn, ds []Datagram)
+
+var (
+	_ Handler      = BatchHandlerFunc(nil)
+	_ BatchHandler = BatchHandlerFunc(nil)
+)
+
+// HandleBatch calls f(c, ds).
+func (f BatchHandlerFunc) HandleBatch(c *Conn, ds []Datagram) { f(c, ds) }
+
+// HandleDatagram calls f with d alone. A Conn calls HandleBatch instead.
+func (f BatchHandlerFunc) HandleDatagram(c *Conn, d Datagram) { f(c, []Datagram{d}) }
 
 // A BatchHandler takes all that one read returned, in the order in which it
 // arrived.
@@ -113,6 +135,15 @@ type UndeliveredHandler interface {
 	HandleUndelivered(c *Conn, u Undelivered)
 }
 
+// A GroupHandler is told which groups the Conn is in because of JoinAll.
+type GroupHandler interface {
+	// HandleGroups is called when JoinAll has joined groups, those with
+	// which it begins included, and when some are left because their
+	// interface has gone. Leave is not told. What is left has the interface
+	// as it was.
+	HandleGroups(c *Conn, joined, left []Group)
+}
+
 // handlers are the interfaces of a Handler, found once; nil: it has none.
 type handlers struct {
 	datagram    Handler
@@ -120,6 +151,7 @@ type handlers struct {
 	start       StartHandler
 	stop        StopHandler
 	undelivered UndeliveredHandler
+	groups      GroupHandler
 }
 
 func (hs *handlers) find(h Handler) {
@@ -128,6 +160,65 @@ func (hs *handlers) find(h Handler) {
 	hs.start, _ = h.(StartHandler)
 	hs.stop, _ = h.(StopHandler)
 	hs.undelivered, _ = h.(UndeliveredHandler)
+	hs.groups, _ = h.(GroupHandler)
+}
+
+// checkAddOns reports a method of h that has the name of an add-on and would
+// never be called. MethodByName has a constant each time: for any other
+// string, a loop over the names included, the linker would keep all exported
+// methods of the program.
+func checkAddOns(h Handler) error {
+	if h == nil {
+		return nil
+	}
+	t := reflect.TypeOf(h)
+	if t.Kind() != reflect.Pointer {
+		t = reflect.PointerTo(t) // it has the methods of h, and its own
+	}
+	if _, ok := h.(BatchHandler); !ok {
+		if m, found := t.MethodByName("HandleBatch"); found {
+			return addOnError(h, m, BatchHandler.HandleBatch)
+		}
+	}
+	if _, ok := h.(StartHandler); !ok {
+		if m, found := t.MethodByName("HandleStart"); found {
+			return addOnError(h, m, StartHandler.HandleStart)
+		}
+	}
+	if _, ok := h.(StopHandler); !ok {
+		if m, found := t.MethodByName("HandleStop"); found {
+			return addOnError(h, m, StopHandler.HandleStop)
+		}
+	}
+	if _, ok := h.(UndeliveredHandler); !ok {
+		if m, found := t.MethodByName("HandleUndelivered"); found {
+			return addOnError(h, m, UndeliveredHandler.HandleUndelivered)
+		}
+	}
+	if _, ok := h.(GroupHandler); !ok {
+		if m, found := t.MethodByName("HandleGroups"); found {
+			return addOnError(h, m, GroupHandler.HandleGroups)
+		}
+	}
+	return nil
+}
+
+// addOnError says why m, a method of h or of a pointer to it, is not the
+// method of an add-on, which is given as a method expression.
+func addOnError(h Handler, m reflect.Method, method any) error {
+	want := reflect.TypeOf(method)
+	receiver, addOn := m.Type.In(0), want.In(0)
+	if receiver.Implements(addOn) {
+		return fmt.Errorf("handler %T: only %v has %s: pass a pointer", h, receiver, m.Name)
+	}
+	return fmt.Errorf("handler %T: %s%s is not the %s%s of %v", h, m.Name, signature(m.Type), m.Name, signature(want), addOn)
+}
+
+// signature returns the parameters and results of a method of that type, whose
+// first parameter is the receiver.
+func signature(method reflect.Type) string {
+	s := strings.TrimPrefix(method.String(), "func("+method.In(0).String())
+	return "(" + strings.TrimPrefix(s, ", ")
 }
 
 // poison overwrites datagrams that a handler was lent.

@@ -1,8 +1,10 @@
 package udp_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -361,5 +363,108 @@ func checkPoisoned(t *testing.T, payload []byte) {
 	// A pattern may happen to agree with the text in a place, not in many.
 	if left > len(payload)/10 {
 		t.Errorf("%d of %d bytes are what they were: %.40q", left, len(payload), payload)
+	}
+}
+
+// Handlers that almost have an add-on.
+type (
+	plain            struct{}
+	batchByValue     struct{ plain }
+	startNoError     struct{ plain }
+	stopNoError      struct{ plain }
+	undeliveredError struct{ plain }
+	groupsOne        struct{ plain }
+	stopOfPointer    struct{ plain }
+	aroundPointer    struct{ stopOfPointer }
+	aroundRight      struct{ *stopOfPointer }
+)
+
+func (plain) HandleDatagram(*udp.Conn, udp.Datagram)            {}
+func (batchByValue) HandleBatch(*udp.Conn, udp.Datagram)        {}
+func (startNoError) HandleStart(*udp.Conn)                      {}
+func (stopNoError) HandleStop(*udp.Conn)                        {}
+func (undeliveredError) HandleUndelivered(*udp.Conn, error)     {}
+func (groupsOne) HandleGroups(*udp.Conn, []udp.Group)           {}
+func (*stopOfPointer) HandleStop(*udp.Conn, error)              {}
+func (*aroundPointer) HandleGroups(*udp.Conn, ...udp.Group) int { return 0 }
+
+// TestAddOnsChecked opens sockets with handlers whose add-ons would never be
+// called: none is opened.
+func TestAddOnsChecked(t *testing.T) {
+	opened := 0
+	lc := udp.ListenConfig{PacketListener: listenerFunc(func(ctx context.Context, network, address string) (net.PacketConn, error) {
+		opened++
+		return new(net.ListenConfig).ListenPacket(ctx, network, address)
+	})}
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	check(t, err)
+	defer pc.Close()
+	open := []func(h udp.Handler) (*udp.Conn, error){
+		func(h udp.Handler) (*udp.Conn, error) { return lc.Listen(t.Context(), "127.0.0.1:0", h) },
+		func(h udp.Handler) (*udp.Conn, error) { return lc.Dial(t.Context(), "127.0.0.1:9", h) },
+		func(h udp.Handler) (*udp.Conn, error) { return lc.ListenMulticast(t.Context(), ":0", h) },
+		func(h udp.Handler) (*udp.Conn, error) { return lc.NewConn(pc, h) },
+	}
+	for _, test := range []struct {
+		h    udp.Handler
+		want string
+	}{
+		{batchByValue{}, "handler udp_test.batchByValue: HandleBatch(*udp.Conn, udp.Datagram) is not the HandleBatch(*udp.Conn, []udp.Datagram) of udp.BatchHandler"},
+		{startNoError{}, "handler udp_test.startNoError: HandleStart(*udp.Conn) is not the HandleStart(*udp.Conn) error of udp.StartHandler"},
+		{&stopNoError{}, "handler *udp_test.stopNoError: HandleStop(*udp.Conn) is not the HandleStop(*udp.Conn, error) of udp.StopHandler"},
+		{undeliveredError{}, "handler udp_test.undeliveredError: HandleUndelivered(*udp.Conn, error) is not the HandleUndelivered(*udp.Conn, udp.Undelivered) of udp.UndeliveredHandler"},
+		{groupsOne{}, "handler udp_test.groupsOne: HandleGroups(*udp.Conn, []udp.Group) is not the HandleGroups(*udp.Conn, []udp.Group, []udp.Group) of udp.GroupHandler"},
+		{stopOfPointer{}, "handler udp_test.stopOfPointer: only *udp_test.stopOfPointer has HandleStop: pass a pointer"},
+		{aroundPointer{}, "handler udp_test.aroundPointer: only *udp_test.aroundPointer has HandleStop: pass a pointer"},
+		{&aroundPointer{}, "handler *udp_test.aroundPointer: HandleGroups(*udp.Conn, ...udp.Group) int is not the HandleGroups(*udp.Conn, []udp.Group, []udp.Group) of udp.GroupHandler"},
+		{struct{ udp.Handler }{udp.HandlerFunc(nil)}, ""}, // an interface hides the rest
+		{aroundRight{new(stopOfPointer)}, ""},
+		{&stopOfPointer{}, ""},
+		{nil, ""},
+	} {
+		for i, open := range open {
+			if test.want == "" && i > 0 {
+				continue
+			}
+			c, err := open(test.h)
+			if test.want == "" {
+				check(t, err)
+				closeAtEnd(t, c)
+				opened = 0
+				continue
+			}
+			if err == nil {
+				c.Close()
+				t.Errorf("%T is taken", test.h)
+				continue
+			}
+			if op := checkOpError(t, err); op.Err.Error() != test.want {
+				t.Errorf("the error is\n%v, want\n%v", op.Err, test.want)
+			}
+			if opened != 0 {
+				t.Errorf("a socket is opened for %T", test.h)
+			}
+		}
+	}
+	// What was to be taken over is the caller's still.
+	check(t, second(pc.WriteTo([]byte("x"), pc.LocalAddr())))
+}
+
+// testBatchHandlerFunc gives a function all that one read returns.
+func testBatchHandlerFunc(t *testing.T, n setup) {
+	got := make(chan string, 10)
+	h := udp.BatchHandlerFunc(func(_ *udp.Conn, ds []udp.Datagram) {
+		for _, d := range ds {
+			got <- string(d.Payload)
+		}
+	})
+	c := n.listen(t, h)
+	n.peer(t).send(t, n.reach(c), "by the Conn")
+	if s := wait(t, got); s != "by the Conn" {
+		t.Errorf("the function gets %q", s)
+	}
+	h.HandleDatagram(c, udp.Datagram{Payload: []byte("alone")})
+	if s := wait(t, got); s != "alone" {
+		t.Errorf("the function gets %q", s)
 	}
 }

@@ -42,6 +42,7 @@ var scenarios = []scenario{
 	{"Poison", testPoison},
 	{"PoisonedBatch", testPoisonedBatch},
 	{"SameHandler", testSameHandler},
+	{"BatchHandlerFunc", testBatchHandlerFunc},
 
 	{"StartError", testStartError},
 	{"StartPanic", testStartPanic},
