@@ -94,7 +94,7 @@ func (c *Conn) Connect(addr netip.AddrPort) error {
 	if err != nil {
 		return c.opError(opConnect, addr, err)
 	}
-	c.peer.Store(&peer)
+	c.connectedTo(peer)
 	return nil
 }
 
@@ -131,12 +131,17 @@ func (c *Conn) takePending() {
 	}
 }
 
-// RemoteAddr returns the peer of a connected Conn; zero: it is not connected.
+// RemoteAddr returns the peer of a connected Conn, its zone as the interface is
+// called now; zero: it is not connected.
 func (c *Conn) RemoteAddr() netip.AddrPort {
-	if peer := c.peer.Load(); peer != nil {
-		return *peer
+	p := c.peer.Load()
+	switch {
+	case p == nil:
+		return netip.AddrPort{}
+	case p.index != 0:
+		return netip.AddrPortFrom(p.addr.Addr().WithZone(c.sock.zoneName(p.index)), p.addr.Port())
 	}
-	return netip.AddrPort{}
+	return p.addr
 }
 
 // Write sends b in one datagram to the peer. On a Conn that is not connected
@@ -148,5 +153,5 @@ func (c *Conn) Write(b []byte) (int, error) {
 		c.stats.writeErrors.Add(1)
 		return 0, c.opError(opWrite, netip.AddrPort{}, syscall.ENOTCONN)
 	}
-	return c.writeOne(&Datagram{Payload: b, Addr: *peer}, true)
+	return c.writeOne(&Datagram{Payload: b, Addr: peer.addr}, true)
 }

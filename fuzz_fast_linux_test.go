@@ -64,13 +64,13 @@ func FuzzName(f *testing.F) {
 		}
 		s := &fastSocket{udpSocket: &udpSocket{is6: is6}}
 		var name rawName
-		size := s.encodeName(&name, netip.AddrPortFrom(a, port))
+		size := s.encodeName(&name, netip.AddrPortFrom(a, port), 7)
 		if is6 != (name.Family == unix.AF_INET6) || is6 != (size == unix.SizeofSockaddrInet6) {
 			t.Errorf("%v is %d bytes of family %d", a, size, name.Family)
 		}
-		var d Datagram
-		if s.decodeName(&name, &d); d.Addr != netip.AddrPortFrom(a, port) {
-			t.Errorf("%v port %d comes back as %v", a, port, d.Addr)
+		back, scope := decodeName(&name)
+		if back != netip.AddrPortFrom(a, port) || is6 != (scope == 7) {
+			t.Errorf("%v port %d comes back as %v in zone %d", a, port, back, scope)
 		}
 	})
 }

@@ -133,8 +133,7 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 	c.ip4, c.ip6 = c.sock.families()
 	if nc, ok := pc.(net.Conn); ok {
 		if peer, ok := addrPortOf(nc.RemoteAddr()); ok {
-			peer = unmap(peer)
-			c.peer.Store(&peer)
+			c.connectedTo(unmap(peer))
 		}
 	}
 	c.checkBuffers()

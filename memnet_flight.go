@@ -58,7 +58,9 @@ func (s *memSocket) depart(d Datagram) (f flight, err error) {
 	}
 	index, ttl := d.Interface, 64
 	if index == 0 {
-		index = zoneIndex(to.Zone())
+		if index, err = s.zoneIndex(to); err != nil {
+			return f, err
+		}
 	}
 	if to.IsMulticast() {
 		to, ttl = to.WithZone(""), s.ttl

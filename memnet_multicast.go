@@ -15,6 +15,15 @@ func checkInterface(index int) error {
 	return nil
 }
 
+// zoneIndex: the interfaces of a MemNet have no names.
+func (s *memSocket) zoneIndex(a netip.Addr) (int, error) {
+	index := interfaceNumber(a.Zone())
+	if a.Zone() != "" && (index == 0 || checkInterface(index) != nil) {
+		return 0, errNoZone(a)
+	}
+	return index, nil
+}
+
 // hears reports whether s gets f, which was sent to a group or to all. As on
 // Linux, a socket that is bound or connected does not cover such addresses.
 func (s *memSocket) hears(f *flight) bool {

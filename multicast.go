@@ -93,7 +93,7 @@ func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h H
 func (c *Conn) group(op string, g Group, change func(membership) error) error {
 	c.configure.Lock()
 	defer c.configure.Unlock()
-	m, err := g.membership()
+	m, err := c.membership(g)
 	if c.state.Load() == stateClosed {
 		err = net.ErrClosed
 	}
@@ -350,7 +350,7 @@ func (c *Conn) MulticastInterface() (ifi *net.Interface, err error) {
 	err = c.option(opGet, func() error {
 		index, err := c.sock.multicastInterface()
 		if index != 0 {
-			ifi = interfaceAt(index)
+			ifi = c.interfaceAt(index)
 		}
 		return err
 	})

@@ -21,7 +21,7 @@ func (m membership) String() string {
 	return Group{Addr: m.group, Source: m.source, Interface: m.ifi}.String()
 }
 
-// membership checks what g says.
+// membership checks what g says, but for a zone.
 func (g Group) membership() (m membership, err error) {
 	m = membership{group: g.Addr.Unmap(), source: g.Source.Unmap().WithZone(""), ifi: g.Interface}
 	switch {
@@ -40,18 +40,24 @@ func (g Group) membership() (m membership, err error) {
 			return m, fmt.Errorf("no interface: %q has index %d", g.Interface.Name, m.index)
 		}
 	}
-	if zone := m.group.Zone(); zone != "" {
-		index := zoneIndex(zone)
-		switch {
-		case index == 0:
-			return m, &net.AddrError{Err: "no interface of that zone", Addr: m.group.String()}
-		case m.index != 0 && m.index != index:
-			return m, &net.AddrError{Err: "zone and interface differ", Addr: m.group.String()}
-		case m.index == 0:
-			m.index, m.ifi = index, interfaceAt(index)
-		}
-		m.group = m.group.WithZone("")
+	return m, nil
+}
+
+// membership is g, checked, with the interface that a zone in it names.
+func (c *Conn) membership(g Group) (m membership, err error) {
+	if m, err = g.membership(); err != nil || m.group.Zone() == "" {
+		return m, err
 	}
+	index, err := c.sock.zoneIndex(m.group)
+	switch {
+	case err != nil:
+		return m, err
+	case m.index != 0 && m.index != index:
+		return m, &net.AddrError{Err: "zone and interface differ", Addr: m.group.String()}
+	case m.index == 0:
+		m.index, m.ifi = index, c.interfaceAt(index)
+	}
+	m.group = m.group.WithZone("")
 	return m, nil
 }
 
@@ -118,9 +124,10 @@ func (c *Conn) chosen(group netip.Addr) int {
 
 // interfaceAt returns the interface of that index, with nothing but the index
 // if the system does not have it.
-func interfaceAt(index int) *net.Interface {
-	if ifi, err := net.InterfaceByIndex(index); err == nil {
-		return ifi
+func (c *Conn) interfaceAt(index int) *net.Interface {
+	ifis, _ := c.sock.interfaces()
+	if i := slices.IndexFunc(ifis, func(ifi net.Interface) bool { return ifi.Index == index }); i >= 0 {
+		return &ifis[i]
 	}
 	return &net.Interface{Index: index}
 }

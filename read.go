@@ -240,7 +240,7 @@ func (c *Conn) accepts(d *Datagram) bool {
 	if c.state.Load() == stateClosed {
 		return false
 	}
-	if peer := c.peer.Load(); peer != nil && *peer != d.Addr {
+	if peer := c.peer.Load(); peer != nil && !c.isPeer(peer, d.Addr) {
 		return false
 	}
 	return !d.Local.IsMulticast() || c.adopted || c.memberOf(d)

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"time"
 )
 
 // Resolve returns the address that "host:port" names. It is how a program
@@ -131,54 +130,4 @@ func canceled(ctx context.Context, err error) error {
 		}
 	}
 	return err
-}
-
-// zoneIndex returns the index of the interface that a zone (RFC 4007) names,
-// zero if there is none.
-func zoneIndex(zone string) int {
-	if zone == "" {
-		return 0
-	}
-	if ifi, err := net.InterfaceByName(zone); err == nil {
-		return ifi.Index
-	}
-	index, _ := strconv.Atoi(zone)
-	return index
-}
-
-// zoneName returns the zone of the interface of that index: its name, or the
-// number where it has gone.
-func zoneName(index int) string {
-	if ifi, err := net.InterfaceByIndex(index); err == nil {
-		return ifi.Name
-	}
-	return strconv.Itoa(index)
-}
-
-// A zoneCache keeps zones by interface index. One goroutine uses it.
-type zoneCache struct {
-	names map[int]string
-	since time.Time
-}
-
-// zoneCacheTime is how long a new name of an interface may go unnoticed.
-const zoneCacheTime = 5 * time.Second
-
-func (z *zoneCache) name(index int) string {
-	if now := time.Now(); z.names == nil || now.Sub(z.since) > zoneCacheTime {
-		z.names, z.since = make(map[int]string), now
-	}
-	name, ok := z.names[index]
-	if !ok {
-		name = zoneName(index)
-		z.names[index] = name
-	}
-	return name
-}
-
-// complete gives the local address of d its zone.
-func (z *zoneCache) complete(d *Datagram) {
-	if d.Interface != 0 && d.Local.Is6() && d.Local.Zone() == "" && d.Local.IsLinkLocalUnicast() {
-		d.Local = d.Local.WithZone(z.name(d.Interface))
-	}
 }

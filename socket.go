@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -87,6 +88,12 @@ type socket interface {
 	setMulticastInterface(index int) error
 	multicastInterface() (index int, err error)
 
+	// zoneIndex returns the index of the interface that the zone of a names
+	// now; zero: a has none, or the socket does not know about zones.
+	// zoneName is the zone of the interface of that index.
+	zoneIndex(a netip.Addr) (index int, err error)
+	zoneName(index int) string
+
 	// interfaces returns those that the socket's host has now. Where that
 	// is errors.ErrUnsupported, a join that names no interface is for all.
 	interfaces() ([]net.Interface, error)
@@ -121,6 +128,8 @@ func (plainSocket) setMulticastLoopback(bool) error                      { retur
 func (plainSocket) multicastLoopback() (bool, error)                     { return false, errors.ErrUnsupported }
 func (plainSocket) setMulticastInterface(int) error                      { return errors.ErrUnsupported }
 func (plainSocket) multicastInterface() (int, error)                     { return 0, errors.ErrUnsupported }
+func (plainSocket) zoneIndex(netip.Addr) (int, error)                    { return 0, nil }
+func (plainSocket) zoneName(index int) string                            { return strconv.Itoa(index) }
 func (plainSocket) interfaces() ([]net.Interface, error)                 { return nil, errors.ErrUnsupported }
 func (plainSocket) memberAt(netip.Addr, int) bool                        { return false }
 func (plainSocket) watchInterfaces() (<-chan struct{}, func(), error) {

@@ -67,6 +67,7 @@ type message struct {
 // A flow is what of a batch goes to one peer.
 type flow struct {
 	addr       netip.AddrPort
+	scope      int   // the index of the interface that the zone of addr names
 	head, tail int16 // its first and last run, by index
 	slot       int16 // in the table
 }
@@ -140,14 +141,18 @@ func (w *sending) gather() {
 		d := &w.ds[i]
 		for end = i + 1; end < len(w.ds) && d.Addr == w.ds[end].Addr && sameSource(d, &w.ds[end]); end++ {
 		}
+		scope := 0
 		addr, err := w.c.destination(d, true)
+		if err == nil {
+			scope, err = w.s.scope(addr.Addr())
+		}
 		if err != nil {
 			for ; i < end; i++ {
 				w.fail(i, addr, err)
 			}
 			continue
 		}
-		f, r := w.find(addr), int16(len(b.runs))
+		f, r := w.find(addr, scope), int16(len(b.runs))
 		if f.head < 0 {
 			f.head = r
 		} else {
@@ -158,16 +163,17 @@ func (w *sending) gather() {
 	}
 }
 
-// find returns the flow to addr, or a new one without runs.
-func (w *sending) find(addr netip.AddrPort) *flow {
+// find returns the flow to addr, whatever its zone is called there, or a new
+// one without runs.
+func (w *sending) find(addr netip.AddrPort, scope int) *flow {
 	b := w.b
 	slot := b.hash(addr)
 	for ; b.table[slot] != 0; slot = (slot + 1) & b.mask {
-		if f := &b.flows[b.table[slot]-1]; f.addr == addr || samePeer(f.addr, addr) {
+		if f := &b.flows[b.table[slot]-1]; f.scope == scope && (f.addr == addr || scope != 0 && sameButZone(f.addr, addr)) {
 			return f
 		}
 	}
-	b.flows = append(b.flows, flow{addr: addr, head: -1, slot: int16(slot)})
+	b.flows = append(b.flows, flow{addr: addr, scope: scope, head: -1, slot: int16(slot)})
 	b.table[slot] = int16(len(b.flows))
 	return &b.flows[len(b.flows)-1]
 }
@@ -288,7 +294,7 @@ func (w *sending) address(f *flow, m *message, iovs []unix.Iovec, known int) {
 		h.Name, h.Namelen = b.headers[known].hdr.Name, b.headers[known].hdr.Namelen
 	} else {
 		name := &b.names[b.filled]
-		h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr)
+		h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr, f.scope)
 	}
 	d := &w.ds[m.first.datagram]
 	control := w.s.packetInfo(b.control[b.filled][:0], d, f.addr.Addr())

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +28,6 @@ import (
 type fastSocket struct {
 	*udpSocket
 	segments atomic.Int64 // the longest segment that may be sent with UDP_SEGMENT; zero: none
-	indexes  indexCache
 	changing sync.RWMutex // locked to change the peer, read-locked by each system call that sends
 
 	// Of the Conn's goroutine.
@@ -100,32 +98,25 @@ type mmsghdr struct {
 // family.
 type rawName = unix.RawSockaddrInet6
 
-// decodeName puts the address in name into d, unmapped.
-func (s *fastSocket) decodeName(name *rawName, d *Datagram) {
+// decodeName returns the address in name, unmapped, and instead of its zone the
+// index of that interface; zero: it has none.
+func decodeName(name *rawName) (addr netip.AddrPort, scope int) {
 	if name.Family == unix.AF_INET {
 		name4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
-		d.Addr = netip.AddrPortFrom(netip.AddrFrom4(name4.Addr), swap16(name4.Port))
-		return
+		return netip.AddrPortFrom(netip.AddrFrom4(name4.Addr), swap16(name4.Port)), 0
 	}
-	a := netip.AddrFrom16(name.Addr).Unmap()
-	if name.Scope_id != 0 {
-		a = a.WithZone(s.zones.name(int(name.Scope_id)))
-	}
-	d.Addr = netip.AddrPortFrom(a, swap16(name.Port))
+	return netip.AddrPortFrom(netip.AddrFrom16(name.Addr).Unmap(), swap16(name.Port)), int(name.Scope_id)
 }
 
 // encodeName puts a into name, mapped on an IPv6 socket, and returns its
-// length.
-func (s *fastSocket) encodeName(name *rawName, a netip.AddrPort) uint32 {
+// length. The scope is the index of the interface that the zone of a names.
+func (s *fastSocket) encodeName(name *rawName, a netip.AddrPort, scope int) uint32 {
 	if !s.is6 {
 		name4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
 		*name4 = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: swap16(a.Port()), Addr: a.Addr().As4()}
 		return unix.SizeofSockaddrInet4
 	}
-	*name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: swap16(a.Port()), Addr: a.Addr().As16()}
-	if zone := a.Addr().Zone(); zone != "" {
-		name.Scope_id = uint32(s.indexes.index(zone))
-	}
+	*name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: swap16(a.Port()), Addr: a.Addr().As16(), Scope_id: uint32(scope)}
 	return unix.SizeofSockaddrInet6
 }
 
@@ -133,25 +124,4 @@ func (s *fastSocket) encodeName(name *rawName, a netip.AddrPort) uint32 {
 func swap16(port uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&port))
 	return uint16(b[0])<<8 | uint16(b[1])
-}
-
-// An indexCache keeps the interface indexes of zones, for any goroutine.
-type indexCache struct{ zones sync.Map }
-
-type cachedIndex struct {
-	index int
-	since time.Time
-}
-
-func (c *indexCache) index(zone string) int {
-	if v, ok := c.zones.Load(zone); ok && time.Since(v.(cachedIndex).since) < zoneCacheTime {
-		return v.(cachedIndex).index
-	}
-	index := zoneIndex(zone)
-	if index == 0 {
-		c.zones.Delete(zone) // whatever programs make up costs nothing
-	} else {
-		c.zones.Store(zone, cachedIndex{index, time.Now()})
-	}
-	return index
 }

@@ -194,9 +194,10 @@ func (s *fastSocket) decode(b *readBatch, n int) (bytes int) {
 		m := &b.headers[i]
 		d := b.next()
 		*d = Datagram{Local: s.bound}
-		s.decodeName(&b.names[i], d)
+		var scope int
+		d.Addr, scope = decodeName(&b.names[i])
 		segment := parseControl(b.control[i][:m.hdr.Controllen], d)
-		s.zones.complete(d)
+		s.addZones(d, scope)
 		d.Payload = unsafe.Slice(m.hdr.Iov.Base, int(m.size))
 		d.Truncated = m.hdr.Flags&unix.MSG_TRUNC != 0
 		bytes += len(d.Payload)

@@ -54,6 +54,10 @@ func (op *sendOne) sendOrWait(fd uintptr) bool {
 }
 
 func (s *fastSocket) write(d Datagram) error {
+	scope, err := s.scope(d.Addr.Addr())
+	if err != nil {
+		return err
+	}
 	op := sendOnes.Get().(*sendOne)
 	if op.iovec.Base = unsafe.SliceData(d.Payload); len(d.Payload) == 0 {
 		op.iovec.Base = nil
@@ -68,12 +72,12 @@ func (s *fastSocket) write(d Datagram) error {
 	if peer := s.peer.Load(); peer != nil && *peer == d.Addr {
 		op.header.Name, op.header.Namelen = nil, 0 // the kernel has the route already
 	} else {
-		op.setName(s, d.Addr)
+		op.setName(s, d.Addr, scope)
 	}
-	err := s.raw.Control(op.run)
+	err = s.raw.Control(op.run)
 	s.changing.RUnlock()
 	if err == nil && op.errno == unix.EAGAIN {
-		op.setName(s, d.Addr)
+		op.setName(s, d.Addr, scope)
 		err = s.raw.Write(op.wait)
 	}
 	if err == nil && op.errno != 0 {
@@ -84,7 +88,7 @@ func (s *fastSocket) write(d Datagram) error {
 	return err
 }
 
-func (op *sendOne) setName(s *fastSocket, addr netip.AddrPort) {
+func (op *sendOne) setName(s *fastSocket, addr netip.AddrPort, scope int) {
 	op.header.Name = (*byte)(unsafe.Pointer(&op.name))
-	op.header.Namelen = s.encodeName(&op.name, addr)
+	op.header.Namelen = s.encodeName(&op.name, addr, scope)
 }

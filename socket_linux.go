@@ -61,7 +61,7 @@ func dissolve(fd int, local netip.AddrPort, is6 bool) error {
 			return nil
 		}
 		at := netip.AddrPortFrom(now.Addr(), local.Port())
-		err := unix.Bind(fd, sockaddr(at, is6))
+		err := unix.Bind(fd, sockaddr(uintptr(fd), at, is6))
 		if !errors.Is(err, unix.EINVAL) {
 			return err
 		}

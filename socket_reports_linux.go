@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +46,10 @@ func (s *udpSocket) takeReports(limit int, take func(Undelivered)) (more bool) {
 			}
 			taken++
 			if u, ok := parseReport(oob[:n]); ok {
-				u.Addr = addrPort(from)
+				u.Addr = addrPort(fd, from)
+				if scope := interfaceNumber(u.Offender.Zone()); scope != 0 {
+					u.Offender = u.Offender.WithZone(zoneAt(fd, scope))
+				}
 				take(u)
 			}
 		}
@@ -95,7 +99,7 @@ func reportOf(data []byte) (u Undelivered, ok bool) {
 }
 
 // offender reads the socket address of who sent the message
-// (SO_EE_OFFENDER); zero: unknown.
+// (SO_EE_OFFENDER), with a number for its zone; zero: unknown.
 func offender(b []byte) netip.Addr {
 	if len(b) < 2 {
 		return netip.Addr{}
@@ -106,7 +110,7 @@ func offender(b []byte) netip.Addr {
 	case family == unix.AF_INET6 && len(b) >= unix.SizeofSockaddrInet6:
 		a := netip.AddrFrom16([16]byte(b[8:])).Unmap()
 		if scope := binary.NativeEndian.Uint32(b[24:]); scope != 0 && a.Is6() {
-			a = a.WithZone(zoneName(int(scope)))
+			a = a.WithZone(strconv.Itoa(int(scope)))
 		}
 		return a
 	}

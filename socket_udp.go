@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -18,21 +19,22 @@ import (
 // is built on top of this one (accelerate).
 type udpSocket struct {
 	plainSocket
-	conn     *net.UDPConn
-	raw      syscall.RawConn
-	max      int                            // MaxDatagram
-	local    atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
-	peer     atomic.Pointer[netip.AddrPort] // nil: not connected
-	origin   *net.UDPConn                   // of which conn is a duplicate; nil: it is not
-	dialed   bool                           // net connected it, and refuses addresses on writes
-	is6      bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
-	ip4      bool                           // can send to IPv4
-	bound    netip.Addr                     // the one address that it is bound to; zero: all
-	drops    dropCount
-	groupsBy atomic.Int64 // setMulticastInterface
-	zones    zoneCache    // of the Conn's goroutine, like all from here on
-	drains   bool
-	in       *singleRead // nil until the first read
+	conn      *net.UDPConn
+	raw       syscall.RawConn
+	max       int                            // MaxDatagram
+	local     atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
+	peer      atomic.Pointer[netip.AddrPort] // nil: not connected
+	origin    *net.UDPConn                   // of which conn is a duplicate; nil: it is not
+	dialed    bool                           // net connected it, and refuses addresses on writes
+	is6       bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
+	ip4       bool                           // can send to IPv4
+	bound     netip.Addr                     // the one address that it is bound to; zero: all
+	drops     dropCount
+	groupsBy  atomic.Int64 // setMulticastInterface
+	zones     zones
+	peerIndex atomic.Int64 // of the interface that the zone of peer names; zero: it has none
+	drains    bool         // of the Conn's goroutine, like all from here on
+	in        *singleRead  // nil until the first read
 }
 
 // A singleRead is the memory for reading one datagram at a time. Other than
@@ -73,6 +75,8 @@ func (s *udpSocket) open() (err error) {
 	s.setLocal(unmap(local))
 	if peer, ok := addrPortOf(s.conn.RemoteAddr()); ok {
 		peer = unmap(peer)
+		index, _ := s.zoneIndex(peer.Addr())
+		s.peerIndex.Store(int64(index))
 		s.peer.Store(&peer)
 	} else if !local.Addr().IsUnspecified() {
 		s.bound = unmap(local).Addr()
@@ -173,7 +177,15 @@ func (s *udpSocket) read() ([]Datagram, error) {
 	*d = Datagram{Addr: unmap(addr), Local: s.bound}
 	d.keep(s.in.payload[:n], s.max)
 	parseControl(s.in.control[:controln], d)
-	s.zones.complete(d)
+	scope := 0
+	if a := d.Addr.Addr(); a.Zone() != "" {
+		// Package net asks for names once a minute, and in the namespace of
+		// the thread. A link-local source is on the link that d came in by.
+		if scope = d.Interface; scope == 0 {
+			scope, _ = s.zoneIndex(a)
+		}
+	}
+	s.addZones(d, scope)
 	return s.in.ds[:], nil
 }
 
@@ -184,7 +196,14 @@ func (s *udpSocket) write(d Datagram) error {
 	}
 	var space [controlSpace]byte
 	oob := s.packetInfo(space[:0], &d, d.Addr.Addr())
-	_, _, err := s.conn.WriteMsgUDPAddrPort(d.Payload, oob, d.Addr)
+	scope, err := s.scope(d.Addr.Addr())
+	if err != nil {
+		return err
+	}
+	if scope != 0 { // as a number, which net need not look up
+		d.Addr = netip.AddrPortFrom(d.Addr.Addr().WithZone(strconv.Itoa(scope)), d.Addr.Port())
+	}
+	_, _, err = s.conn.WriteMsgUDPAddrPort(d.Payload, oob, d.Addr)
 	return err
 }
 
@@ -229,19 +248,29 @@ func routable(a netip.Addr) bool {
 	return a.IsValid() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && a != broadcast
 }
 
+// remoteAddr is the peer, its zone as a number.
 func (s *udpSocket) remoteAddr() netip.AddrPort {
-	if p := s.peer.Load(); p != nil {
-		return *p
+	p := s.peer.Load()
+	switch {
+	case p == nil:
+		return netip.AddrPort{}
+	case p.Addr().Zone() != "":
+		return netip.AddrPortFrom(p.Addr().WithZone(strconv.FormatInt(s.peerIndex.Load(), 10)), p.Port())
 	}
-	return netip.AddrPort{}
+	return *p
 }
 
 func (s *udpSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
+	index, err := s.zoneIndex(peer.Addr())
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
 	local, peer, err := connectSocket(s.raw, s.localAddr(), s.remoteAddr(), peer, s.is6)
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
 	s.setLocal(local)
+	s.peerIndex.Store(int64(index))
 	s.peer.Store(&peer)
 	return peer, nil
 }

@@ -21,18 +21,18 @@ func connectSocket(raw syscall.RawConn, local, old, peer netip.AddrPort, is6 boo
 				return
 			}
 		}
-		if err = unix.Connect(int(fd), sockaddr(peer, is6)); err != nil {
+		if err = unix.Connect(int(fd), sockaddr(fd, peer, is6)); err != nil {
 			// Linux has bound the socket to the zone already.
 			dissolve(int(fd), local, is6)
 			if old.IsValid() {
-				unix.Connect(int(fd), sockaddr(old, is6))
+				unix.Connect(int(fd), sockaddr(fd, old, is6))
 			}
 			return
 		}
 		newLocal, newPeer = localName(int(fd)), peer
 		if sa, err := unix.Getpeername(int(fd)); err == nil {
 			// The wildcard address stands for this host.
-			newPeer = addrPort(sa)
+			newPeer = addrPort(fd, sa)
 		}
 	})
 	if cerr != nil {
@@ -78,27 +78,27 @@ func localName(fd int) netip.AddrPort {
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	return addrPort(sa)
+	return addrPort(uintptr(fd), sa)
 }
 
 // sockaddr is a as the system takes it, mapped into IPv6 on a socket of that
 // family.
-func sockaddr(a netip.AddrPort, is6 bool) unix.Sockaddr {
+func sockaddr(fd uintptr, a netip.AddrPort, is6 bool) unix.Sockaddr {
 	if !is6 {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: uint32(zoneIndex(a.Addr().Zone()))}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: uint32(interfaceIndex(fd, a.Addr().Zone()))}
 }
 
 // addrPort is the reverse, unmapped.
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+func addrPort(fd uintptr, sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
 		a := netip.AddrFrom16(sa.Addr).Unmap()
 		if sa.ZoneId != 0 {
-			a = a.WithZone(zoneName(int(sa.ZoneId)))
+			a = a.WithZone(zoneAt(fd, int(sa.ZoneId)))
 		}
 		return netip.AddrPortFrom(a, uint16(sa.Port))
 	}

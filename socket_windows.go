@@ -18,10 +18,10 @@ const (
 // they are then. On failure old stays the peer.
 func connectSocket(raw syscall.RawConn, local, old, peer netip.AddrPort, is6 bool) (newLocal, newPeer netip.AddrPort, err error) {
 	cerr := raw.Control(func(fd uintptr) {
-		if err = windows.Connect(windows.Handle(fd), sockaddr(peer, is6)); err == nil {
+		if err = windows.Connect(windows.Handle(fd), sockaddr(fd, peer, is6)); err == nil {
 			setReports(windows.Handle(fd), 1)
 		} else if old.IsValid() {
-			windows.Connect(windows.Handle(fd), sockaddr(old, is6))
+			windows.Connect(windows.Handle(fd), sockaddr(fd, old, is6))
 		}
 		newLocal = localName(windows.Handle(fd), local)
 	})
@@ -39,7 +39,7 @@ func disconnectSocket(raw syscall.RawConn, local netip.AddrPort, is6 bool) (newL
 		none = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
 	}
 	cerr := raw.Control(func(fd uintptr) {
-		if err = windows.Connect(windows.Handle(fd), sockaddr(none, is6)); err == nil {
+		if err = windows.Connect(windows.Handle(fd), sockaddr(fd, none, is6)); err == nil {
 			setReports(windows.Handle(fd), 0)
 		}
 		newLocal = localName(windows.Handle(fd), local)
@@ -83,18 +83,18 @@ func localName(fd windows.Handle, otherwise netip.AddrPort) netip.AddrPort {
 	case *windows.SockaddrInet6:
 		a := netip.AddrFrom16(sa.Addr).Unmap()
 		if sa.ZoneId != 0 {
-			a = a.WithZone(zoneName(int(sa.ZoneId)))
+			a = a.WithZone(zoneAt(uintptr(fd), int(sa.ZoneId)))
 		}
 		return netip.AddrPortFrom(a, uint16(sa.Port))
 	}
 	return otherwise
 }
 
-func sockaddr(a netip.AddrPort, is6 bool) windows.Sockaddr {
+func sockaddr(fd uintptr, a netip.AddrPort, is6 bool) windows.Sockaddr {
 	if !is6 {
 		return &windows.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 	}
-	return &windows.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: uint32(zoneIndex(a.Addr().Zone()))}
+	return &windows.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: uint32(interfaceIndex(fd, a.Addr().Zone()))}
 }
 
 // isReport reports whether errno, from a read, is the system's word of an

@@ -23,10 +23,10 @@ type Conn struct {
 
 	keepsReports bool // the socket does, apart; otherwise they are the errors of reads and writes
 
-	configure sync.Mutex                     // one Connect, Disconnect, Join or the like at a time
-	peer      atomic.Pointer[netip.AddrPort] // nil: not connected
-	members   atomic.Pointer[[]membership]   // nil: no groups
-	follow    follower                       // for JoinAll
+	configure sync.Mutex                   // one Connect, Disconnect, Join or the like at a time
+	peer      atomic.Pointer[peer]         // nil: not connected
+	members   atomic.Pointer[[]membership] // nil: no groups
+	follow    follower                     // for JoinAll
 
 	state    atomic.Int32  // stateOpen and on; only grows
 	stopping chan struct{} // closed when state leaves stateOpen
@@ -98,8 +98,8 @@ func (c *Conn) LocalAddr() netip.AddrPort { return c.sock.localAddr() }
 // String returns the network and the addresses: "udp 127.0.0.1:9999", or
 // "udp 127.0.0.1:9999->127.0.0.1:53" while it is connected.
 func (c *Conn) String() string {
-	if peer := c.peer.Load(); peer != nil {
-		return fmt.Sprintf("udp %v->%v", c.LocalAddr(), *peer)
+	if peer := c.RemoteAddr(); peer.IsValid() {
+		return fmt.Sprintf("udp %v->%v", c.LocalAddr(), peer)
 	}
 	return fmt.Sprintf("udp %v", c.LocalAddr())
 }

@@ -77,9 +77,8 @@ func (c *Conn) destination(d *Datagram, implied bool) (netip.AddrPort, error) {
 		if err := c.checkAddr(addr); err != nil {
 			return addr, err
 		}
-	case addr == *peer:
-	case implied && !addr.IsValid() || samePeer(addr, *peer):
-		addr = *peer
+	case implied && !addr.IsValid() || c.isPeer(peer, addr):
+		addr = peer.addr
 	case !addr.IsValid():
 		return addr, c.checkAddr(addr)
 	default:
@@ -106,11 +105,33 @@ func (c *Conn) checkAddr(addr netip.AddrPort) error {
 	return nil
 }
 
-// samePeer reports whether a and b differ only in how they name a zone.
-func samePeer(a, b netip.AddrPort) bool {
-	return a.Addr().Zone() != b.Addr().Zone() && a.Port() == b.Port() &&
-		a.Addr().WithZone("") == b.Addr().WithZone("") &&
-		zoneIndex(a.Addr().Zone()) == zoneIndex(b.Addr().Zone())
+// A peer is what a Conn is connected to.
+type peer struct {
+	addr  netip.AddrPort
+	index int // of the interface that the zone of addr named when the Conn was connected; zero: it has none
+}
+
+// connectedTo sets the peer.
+func (c *Conn) connectedTo(addr netip.AddrPort) {
+	index, _ := c.sock.zoneIndex(addr.Addr())
+	c.peer.Store(&peer{addr, index})
+}
+
+// isPeer reports whether a is the peer p, whatever its interface is called now.
+func (c *Conn) isPeer(p *peer, a netip.AddrPort) bool {
+	if a == p.addr {
+		return true
+	}
+	if p.index == 0 || !sameButZone(a, p.addr) {
+		return false
+	}
+	index, err := c.sock.zoneIndex(a.Addr())
+	return err == nil && index == p.index
+}
+
+// sameButZone reports whether a and b do not differ but in their zones.
+func sameButZone(a, b netip.AddrPort) bool {
+	return a.Port() == b.Port() && a.Addr().WithZone("") == b.Addr().WithZone("")
 }
 
 // send sends d, whose address has been checked.
