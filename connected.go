@@ -119,7 +119,7 @@ func (c *Conn) Disconnect() error {
 	return nil
 }
 
-// takePending notes a report that belongs to the peer so far.
+// takePending records a report that belongs to the peer so far.
 func (c *Conn) takePending() {
 	c.lookForReports()
 	peer := c.RemoteAddr()
@@ -127,7 +127,7 @@ func (c *Conn) takePending() {
 		return
 	}
 	if errno := c.sock.pending(); isReport(errno) {
-		c.note(Undelivered{Addr: peer, Err: errno})
+		c.recordReport(Undelivered{Addr: peer, Err: errno})
 	}
 }
 

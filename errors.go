@@ -23,6 +23,7 @@ const (
 	opLeave      = "leave"
 	opBlock      = "block"
 	opUnblock    = "unblock"
+	opPost       = "post"
 	opSet        = "set"
 	opGet        = "get"
 )

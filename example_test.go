@@ -388,3 +388,71 @@ func ExampleListenConfig_reusePort() {
 	// Output:
 	// answered 32 clients
 }
+
+// What other goroutines know comes into the Conn's goroutine by Post, so that
+// the handler's state needs no lock.
+func ExampleConn_Post() {
+	greeting := "hello"
+	c, err := udp.Listen("127.0.0.1:0", udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) {
+		c.Reply(d, []byte(greeting))
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Post(func() { greeting = "good evening" }); err != nil {
+		log.Fatal(err)
+	}
+
+	answer := make(chan string)
+	client, err := udp.Dial(context.Background(), c.LocalAddr().String(), udp.HandlerFunc(func(_ *udp.Conn, d udp.Datagram) {
+		answer <- string(d.Payload)
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	client.Write([]byte("?"))
+	fmt.Println(<-answer)
+	// Output:
+	// good evening
+}
+
+// A client asks again until it is answered. The timer runs in the goroutine
+// of the handler, and does not run any more once that has stopped it.
+func ExampleConn_AfterFunc() {
+	server, err := udp.Listen("127.0.0.1:0", udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) {
+		if string(d.Payload) != "try 1" { // as if that had been lost
+			c.Reply(d, d.Payload)
+		}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+
+	answer := make(chan string)
+	var again *udp.Timer
+	client, err := udp.Dial(context.Background(), server.LocalAddr().String(), udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) {
+		if again.Stop() {
+			answer <- "answered: " + string(d.Payload)
+		}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	try := 0
+	ask := func() {
+		try++
+		client.Write(fmt.Appendf(nil, "try %d", try))
+		again.Reset(100 * time.Millisecond)
+	}
+	client.Post(func() {
+		again = client.AfterFunc(time.Hour, ask)
+		ask()
+	})
+	fmt.Println(<-answer)
+	// Output:
+	// answered: try 2
+}

@@ -32,7 +32,7 @@ func TestCounterWraps(t *testing.T) {
 func TestDropsAreSampled(t *testing.T) {
 	const reads = 20 * dropInterval
 	s := &droppingSocket{step: math.MaxUint32 / dropInterval, left: reads, closed: make(chan struct{})}
-	c := &Conn{sock: s, stopping: make(chan struct{}), done: make(chan struct{}), pause: firstPause}
+	c := &Conn{sock: s, done: make(chan struct{}), finished: make(chan struct{})}
 	if _, err := c.start(nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ type droppingSocket struct {
 	closed  chan struct{}
 }
 
-func (s *droppingSocket) read() ([]Datagram, error) {
+func (s *droppingSocket) read(time.Duration) ([]Datagram, error) {
 	if s.left--; s.left < 0 {
 		close(s.closed)
 		return nil, &net.OpError{Err: net.ErrClosed}
@@ -76,7 +76,6 @@ func (s *droppingSocket) dropped() uint64 {
 func (s *droppingSocket) localAddr() netip.AddrPort             { return netip.AddrPort{} }
 func (s *droppingSocket) families() (ip4, ip6 bool)             { return true, true }
 func (s *droppingSocket) release()                              {}
-func (s *droppingSocket) drain() error                          { return nil }
 func (s *droppingSocket) setReadDeadline(time.Time) error       { return nil }
 func (s *droppingSocket) write(Datagram) error                  { return os.ErrInvalid }
 func (s *droppingSocket) syscallConn() (syscall.RawConn, error) { return nil, os.ErrInvalid }

@@ -119,7 +119,7 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 	if pc == nil {
 		return nil, errors.New("nil net.PacketConn")
 	}
-	c := &Conn{config: *lc, stopping: make(chan struct{}), done: make(chan struct{}), pause: firstPause}
+	c := &Conn{config: *lc, done: make(chan struct{}), finished: make(chan struct{})}
 	if c.config.MaxDatagram == 0 {
 		c.config.MaxDatagram = readBuffer - 1
 	}

@@ -39,7 +39,7 @@ func (s *memSocket) ReadFrom(b []byte) (n int, addr net.Addr, err error) {
 
 func (s *memSocket) ReadFromUDPAddrPort(b []byte) (n int, addr netip.AddrPort, err error) {
 	err = s.do(func() error {
-		if err := s.await(); err != nil {
+		if err := s.await(true); err != nil {
 			return err
 		}
 		d := s.next(1)[0]

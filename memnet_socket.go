@@ -45,7 +45,6 @@ type memSocket struct {
 	report   syscall.Errno // what the next call is to return; zero: nothing
 	reports  []Undelivered // kept apart,
 	apart    bool          // if the Conn has asked for that
-	draining bool
 
 	expired       bool // the read deadline is over
 	alarm         *time.Timer
@@ -125,7 +124,6 @@ func (s *memSocket) dropped() uint64 {
 
 func (s *memSocket) families() (ip4, ip6 bool)             { return s.ip4, s.ip6 }
 func (s *memSocket) syscallConn() (syscall.RawConn, error) { return nil, errors.ErrUnsupported }
-func (s *memSocket) drain() error                          { return memSet(s, &s.draining, true) }
 
 func (s *memSocket) close() error {
 	return s.do(func() error {
@@ -174,18 +172,18 @@ func (s *memSocket) stopAlarm() {
 
 // await waits until something is in the queue, or returns why there will not
 // be. It gives the mutex away while it waits.
-func (s *memSocket) await() error {
+func (s *memSocket) await(wait bool) error {
 	for ; ; s.ready.Wait() {
 		switch {
 		case s.closed:
 			return net.ErrClosed
-		case s.expired && !s.draining:
+		case s.expired && wait:
 			return os.ErrDeadlineExceeded
 		case s.report != 0:
 			return s.takeReport()
 		case len(s.queue) > 0:
 			return nil
-		case s.draining:
+		case !wait:
 			return os.ErrDeadlineExceeded
 		}
 	}
@@ -217,9 +215,9 @@ func (s *memSocket) takeReports(limit int, take func(Undelivered)) (more bool) {
 	return more
 }
 
-func (s *memSocket) read() (ds []Datagram, err error) {
+func (s *memSocket) read(wait time.Duration) (ds []Datagram, err error) {
 	err = s.do(func() error {
-		if err := s.await(); err != nil {
+		if err := s.await(wait == forever); err != nil {
 			return err
 		}
 		s.lent = append(s.lent[:0], s.next(memBatch)...)

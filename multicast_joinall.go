@@ -123,7 +123,7 @@ func (c *Conn) followInterfaces(changes <-chan struct{}) {
 	var first time.Time // of the changes that are not acted upon yet
 	for {
 		select {
-		case <-c.stopping:
+		case <-c.done:
 			return
 		case _, ok := <-changes:
 			if !ok {

@@ -16,97 +16,70 @@ const (
 	lastPause  = time.Second
 )
 
-// loop is the goroutine of a Conn: it reads, and calls the handler, until the
-// socket is closed or drained.
+// loop is the goroutine of a Conn. See the states of a Conn.
 func (c *Conn) loop() {
 	defer c.finish()
-	defer c.end()
-	for {
-		ds, err := c.sock.read()
-		if err != nil {
-			if c.ends(err) {
-				break
-			}
-			continue
-		}
-		c.pause = firstPause
-		last := c.drains && c.spent(ds)
-		c.deliver(ds)
-		c.sock.release()
-		if last {
-			break
-		}
-	}
-	c.ended = true
+	defer c.stop()
+	c.serve()
+	c.drain()
+	c.refuseWork()
+	c.lookForReports()
+	c.runWork() // what was posted until now
+	c.returned = true
 }
 
-// ends sees to an error of read, and reports whether it is the last.
-func (c *Conn) ends(err error) bool {
-	if c.drains && errors.Is(err, os.ErrDeadlineExceeded) {
-		return true // nothing waits any more
+// serve reads, and calls the handler, while the Conn is open.
+//
+// Other goroutines wake it by the deadline of the read that is under way, or
+// of the next: work costs nothing while there is none. A read that does not
+// wait comes between one round of work and the next, so that neither keeps
+// the other waiting.
+func (c *Conn) serve() {
+	wait := forever
+	for c.state.Load() == stateOpen {
+		ds, err := c.sock.read(wait)
+		if err == nil {
+			c.handleDatagrams(ds)
+		} else {
+			c.handleReadError(err, wait)
+		}
+		if err != nil || wait != forever {
+			wait = c.runWork()
+		}
 	}
-	if err = c.outlive(err); err == nil {
-		return c.drains && c.left < 0
-	}
-	if c.state.Load() == stateClosed {
-		return true
-	}
-	if errors.Is(err, net.ErrClosed) { // by somebody else
-		c.err = c.opError(opRead, c.RemoteAddr(), err)
-		return true
-	}
-	c.stats.readErrors.Add(1)
-	c.log(slog.LevelWarn, "udp: read failed", "error", err)
-	if c.drains {
-		return true
-	}
-	c.sleep(c.pause)
-	c.pause = min(2*c.pause, lastPause)
-	if c.state.Load() == stateDraining {
-		c.woken()
-	}
-	return false
 }
 
-// outlive does what an error of read is a reason for, and returns one that
-// has no known reason.
-func (c *Conn) outlive(err error) error {
-	errno := errnoOf(err)
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		if !c.isAwake() {
-			return err // somebody else has set it
-		}
-		c.paced = false
-		return c.woken()
-	case isReport(errno) && !c.keepsReports:
-		c.stats.undelivered.Add(1)
-		c.report(Undelivered{Addr: c.RemoteAddr(), Err: errno})
-	case isReport(errno) && !c.drains:
-		if !c.paced {
-			return c.woken()
-		}
-	case isReport(errno):
-	case c.keepsReports && unpollable(err):
-		time.Sleep(unpollablePause)
-		if !c.drains {
-			return c.woken()
-		}
-	default:
-		return err
+// drain reads what waits in the socket when Shutdown is called, as far as it
+// can have waited: under a flood, the socket is never empty.
+func (c *Conn) drain() {
+	if c.state.Load() != stateDraining {
+		return
 	}
-	c.left -= emptyCost
-	return nil
+	c.sock.drain()
+	for budget := c.mayWait(); budget >= 0 && c.state.Load() == stateDraining; {
+		c.runWork()
+		ds, err := c.sock.read(drainGrace)
+		switch {
+		case err == nil:
+			budget -= queueCost(ds)
+			c.handleDatagrams(ds)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return // nothing waits any more
+		case c.handleReport(err):
+			budget -= emptyCost
+		default:
+			c.countReadError(err)
+			return
+		}
+	}
 }
 
-// unpollable reports whether err is what Go's poller says of a socket for
-// which the system has told it of an error, and of neither data nor room to
-// write: a report has come while the send buffer was full. It says so until
-// the system tells it of anything else, and reads fail until then.
-func unpollable(err error) bool { return cause(err).Error() == "not pollable" }
-
-// unpollablePause is how long to leave the socket alone then.
-const unpollablePause = 500 * time.Microsecond
+// How long a socket that cannot be asked without waiting is silent before it
+// counts as empty: when a Conn drains, and when there is work to do meanwhile.
+const (
+	drainGrace = 20 * time.Millisecond
+	workGrace  = 100 * time.Microsecond
+)
 
 // What a datagram has cost at least of the receive buffer that it waited in:
 // its payload and some bytes, as several may be kept as one; for a datagram
@@ -116,42 +89,67 @@ const (
 	emptyCost = 512
 )
 
-// spent counts ds towards what can have waited when the Conn began to drain,
-// and reports whether that has all been read: under a flood, the socket is
-// never empty.
-func (c *Conn) spent(ds []Datagram) bool {
+// queueCost returns how many bytes of the receive buffer ds have had at least.
+func queueCost(ds []Datagram) (bytes int) {
 	for i := range ds {
 		if n := len(ds[i].Payload); n > 0 {
-			c.left -= n + leastCost
+			bytes += n + leastCost
 		} else {
-			c.left -= emptyCost
+			bytes += emptyCost
 		}
 	}
-	return c.left < 0
+	return bytes
 }
 
-// sleep waits for d, or until the Conn is to stop.
+// handleReadError does what an error of a read that waited so long is a
+// reason for.
+func (c *Conn) handleReadError(err error, wait time.Duration) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && (wait != forever || c.hasDeadline()):
+	case c.handleReport(err):
+	case c.state.Load() == stateClosed:
+	case errors.Is(err, net.ErrClosed): // by somebody else
+		c.err = c.opError(opRead, c.RemoteAddr(), err)
+		c.Close()
+	default:
+		c.countReadError(err)
+		c.pauseReading(c.pause)
+		c.pause = min(2*c.pause, lastPause)
+	}
+}
+
+func (c *Conn) countReadError(err error) {
+	if c.state.Load() != stateClosed {
+		c.stats.readErrors.Add(1)
+		c.log(slog.LevelWarn, "udp: read failed", "error", err)
+	}
+}
+
+// sleep waits for d, or until the Conn is closed.
 func (c *Conn) sleep(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-c.stopping:
+	case <-c.done:
 	}
 }
 
-// end calls HandleStop and closes the socket. It runs also where a handler
+// stop calls HandleStop and closes the socket. It runs also where a callback
 // has ended the goroutine, as t.FailNow does in a test.
-func (c *Conn) end() {
-	if !c.ended {
+func (c *Conn) stop() {
+	if !c.returned {
 		if v := recover(); v != nil {
 			panic(v) // Recover is nil: this ends the program
 		}
-		c.err = c.opError(opRead, c.RemoteAddr(), errors.New("a handler ended the goroutine"))
+		c.refuseWork()
+		c.stats.discarded.Add(uint64(c.unhanded))
+		if c.state.Load() != stateClosed {
+			c.err = c.opError(opRead, c.RemoteAddr(), errors.New("a handler ended the goroutine"))
+		}
 	}
 	defer c.log(slog.LevelInfo, "udp: closed")
 	defer c.Close()
-	c.takeReports()
 	if c.handlers.stop != nil {
 		if c.config.Recover != nil {
 			defer c.recovered()
@@ -160,7 +158,14 @@ func (c *Conn) end() {
 	}
 }
 
-// deliver hands to the handler what one read returned.
+// handleDatagrams hands to the handler what one read returned.
+func (c *Conn) handleDatagrams(ds []Datagram) {
+	c.pause = firstPause
+	c.deliver(ds)
+	c.sock.release()
+}
+
+// deliver counts ds, and calls the handler.
 func (c *Conn) deliver(ds []Datagram) {
 	bytes := 0
 	for i := range ds {
@@ -185,6 +190,7 @@ func (c *Conn) deliverEach(ds []Datagram) {
 		case !c.accepts(&ds[i]):
 			c.stats.discarded.Add(1)
 		case c.handlers.datagram != nil:
+			c.unhanded = len(ds) - i - 1
 			c.handle(&ds[i])
 		}
 		if raceEnabled {
@@ -224,7 +230,7 @@ func (c *Conn) deliverBatch(ds []Datagram) {
 			copy(accepted, lent)
 		}()
 	}
-	c.handleBatch(accepted)
+	c.handleBatch(accepted[:len(accepted):len(accepted)]) // appending to it goes elsewhere
 }
 
 func (c *Conn) handleBatch(ds []Datagram) {

@@ -21,19 +21,24 @@ type socket interface {
 	// families tells whether the socket can send to IPv4 and to IPv6.
 	families() (ip4, ip6 bool)
 
-	// read waits until something has arrived and returns it: at least one
-	// datagram, in the order of arrival, unmapped, none longer than the
-	// MaxDatagram of the socket. What it returns is lent until release.
-	// Only the Conn's goroutine reads and releases.
-	read() ([]Datagram, error)
+	// read returns what has arrived: at least one datagram, in the order of
+	// arrival, unmapped, none longer than the MaxDatagram of the socket.
+	// While there is none it waits, for as long as it takes if wait is
+	// forever, and otherwise returns os.ErrDeadlineExceeded. A socket that
+	// cannot be asked without waiting waits so long for an answer; it may
+	// then change the read deadline.
+	//
+	// What read returns is lent until release. Only the Conn's goroutine
+	// reads and releases.
+	read(wait time.Duration) ([]Datagram, error)
 	release()
 
-	// drain makes every later read return os.ErrDeadlineExceeded instead
-	// of waiting. Only the Conn's goroutine calls it.
-	drain() error
+	// drain is called before the last reads of a Conn that shuts down: what
+	// waits already is still to be read, but nothing more need come.
+	drain()
 
-	// setReadDeadline makes the read that is under way, and later ones,
-	// return os.ErrDeadlineExceeded at t.
+	// setReadDeadline makes the read that waits, and later ones that would
+	// wait forever, return os.ErrDeadlineExceeded at t.
 	setReadDeadline(t time.Time) error
 
 	// write sends one datagram, whose address is of a family that the
@@ -71,7 +76,7 @@ type socket interface {
 	askForReports() (on bool)
 
 	// takeReports hands at most limit of them to take, and tells whether
-	// there may be more. Any goroutine may call it.
+	// there may be more. Only the Conn's goroutine calls it.
 	takeReports(limit int, take func(Undelivered)) (more bool)
 
 	// Groups: the index is that of an interface; zero: the one that the
@@ -107,11 +112,15 @@ type socket interface {
 	watchInterfaces() (changes <-chan struct{}, stop func(), err error)
 }
 
+// forever is for a read that waits for as long as it takes.
+const forever time.Duration = -1
+
 // plainSocket is for a socket to embed that only sends and receives: it keeps
 // no peer, which the Conn then does alone, and knows neither reports nor
 // groups.
 type plainSocket struct{}
 
+func (plainSocket) drain()                                               {}
 func (plainSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) { return c.writeEach(ds) }
 func (plainSocket) connect(peer netip.AddrPort) (netip.AddrPort, error)  { return peer, nil }
 func (plainSocket) disconnect() error                                    { return nil }

@@ -31,21 +31,21 @@ type fastSocket struct {
 	changing sync.RWMutex // locked to change the peer, read-locked by each system call that sends
 
 	// Of the Conn's goroutine.
-	receive func(fd uintptr) bool // s.receiveOnce, made once
-	class   int                   // how much to read: an index of readClasses
-	idle    bool                  // it has not been read from
-	singles int                   // reads in a row that waited for one datagram
-	misses  int                   // how little it helps to let others run before waiting
-	skip    int                   // reads that wait until that is tried again
-	waited  bool                  // nothing was there when this read began
-	batch   *readBatch            // what is lent to the handler; nil: nothing
-	err     error
+	receive    func(fd uintptr) bool // s.receiveOnce, made once
+	receiveNow func(fd uintptr)      // likewise, for a read that does not wait
+	class      int                   // how much to read: an index of readClasses
+	idle       bool                  // it has not been read from
+	singles    int                   // reads in a row that waited for one datagram
+	waited     bool                  // nothing was there when this read began
+	batch      *readBatch            // what is lent to the handler; nil: nothing
+	err        error
 }
 
 // accelerate returns the fastest socket there is on top of s.
 func accelerate(s *udpSocket, noOffload bool) socket {
 	f := &fastSocket{udpSocket: s, idle: true}
 	f.receive = f.receiveOnce
+	f.receiveNow = func(fd uintptr) { f.receiveOnce(fd) }
 	s.raw.Control(func(fd uintptr) {
 		if noOffload { // where it was inherited
 			unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 0)

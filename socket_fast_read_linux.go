@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,10 +25,6 @@ const enoughBytes = 256 << 10
 // manySingles is how many reads of one datagram, that had to be waited for,
 // make a socket ask for one at a time again.
 const manySingles = 16
-
-// maxMisses is how many reads that wait go by at the most before the next that
-// lets others run first.
-const maxMisses = 63
 
 // slotStride is the distance of buffers. Each holds the longest datagram; the
 // rest keeps their beginnings, which is all that short datagrams touch, from
@@ -88,15 +85,13 @@ func (b *readBatch) reset(i int) {
 	h.Flags = 0
 }
 
-func (s *fastSocket) read() ([]Datagram, error) {
+func (s *fastSocket) read(wait time.Duration) ([]Datagram, error) {
 	s.waited, s.err = false, nil
 	var err error
-	if s.drains {
-		if err = s.raw.Control(func(fd uintptr) { s.receiveOnce(fd) }); err == nil && s.batch == nil && s.err == nil {
-			err = os.ErrDeadlineExceeded
-		}
-	} else {
+	if wait == forever {
 		err = s.raw.Read(s.receive)
+	} else if err = s.raw.Control(s.receiveNow); err == nil && s.batch == nil && s.err == nil {
+		err = os.ErrDeadlineExceeded
 	}
 	if err == nil {
 		err = s.err
@@ -133,9 +128,6 @@ func (s *fastSocket) receiveOnce(fd uintptr) bool {
 	}
 	b := borrow(s.class)
 	n, errno := b.receive(fd)
-	if errno == unix.EAGAIN && !s.waited {
-		n, errno = s.receiveAfterOthers(b, fd)
-	}
 	if errno != 0 {
 		b.giveBack()
 		if errno == unix.EAGAIN {
@@ -149,25 +141,6 @@ func (s *fastSocket) receiveOnce(fd uintptr) bool {
 	bytes := s.decode(b, n)
 	s.adapt(n, bytes)
 	return true
-}
-
-// receiveAfterOthers lets other threads run on this processor, and tries
-// again: where the peer is one of them, what it sends is then there without
-// going to sleep and being woken by the poller. It is tried less often the less
-// it helps.
-func (s *fastSocket) receiveAfterOthers(b *readBatch, fd uintptr) (n int, errno syscall.Errno) {
-	if s.skip > 0 {
-		s.skip--
-		return 0, unix.EAGAIN
-	}
-	unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-	if n, errno = b.receive(fd); errno == unix.EAGAIN {
-		s.misses = min(2*s.misses+1, maxMisses)
-	} else {
-		s.misses = 0
-	}
-	s.skip = s.misses
-	return n, errno
 }
 
 // receive fills b with as many messages as there are, and have room.

@@ -9,21 +9,16 @@ import (
 	"time"
 )
 
-// drainGrace is how long a socket that cannot be asked without waiting is
-// silent before its queue counts as empty.
-const drainGrace = 20 * time.Millisecond
-
 // packetSocket is a socket over a net.PacketConn that this package knows
 // nothing about. Reads hold one buffer; addresses that are not *net.UDPAddr
 // cost allocations.
 type packetSocket struct {
 	plainSocket
-	conn     net.PacketConn
-	local    netip.AddrPort
-	max      int
-	draining bool // the fields from here on belong to the Conn's goroutine
-	buf      []byte
-	ds       [1]Datagram
+	conn  net.PacketConn
+	local netip.AddrPort
+	max   int
+	buf   []byte // of the Conn's goroutine, as is ds
+	ds    [1]Datagram
 }
 
 func newPacketSocket(pc net.PacketConn, maxDatagram int) (*packetSocket, error) {
@@ -41,11 +36,6 @@ func (s *packetSocket) setReadDeadline(t time.Time) error { return s.conn.SetRea
 func (s *packetSocket) dropped() uint64                   { return 0 }
 func (s *packetSocket) close() error                      { return s.conn.Close() }
 
-func (s *packetSocket) drain() error {
-	s.draining = true
-	return nil
-}
-
 func (s *packetSocket) syscallConn() (syscall.RawConn, error) {
 	if sc, ok := s.conn.(syscall.Conn); ok {
 		return sc.SyscallConn()
@@ -53,9 +43,9 @@ func (s *packetSocket) syscallConn() (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-func (s *packetSocket) read() ([]Datagram, error) {
-	if s.draining {
-		if err := s.conn.SetReadDeadline(time.Now().Add(drainGrace)); err != nil {
+func (s *packetSocket) read(wait time.Duration) ([]Datagram, error) {
+	if wait != forever {
+		if err := s.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			return nil, os.ErrDeadlineExceeded
 		}
 	}

@@ -33,8 +33,7 @@ type udpSocket struct {
 	groupsBy  atomic.Int64 // setMulticastInterface
 	zones     zones
 	peerIndex atomic.Int64 // of the interface that the zone of peer names; zero: it has none
-	drains    bool         // of the Conn's goroutine, like all from here on
-	in        *singleRead  // nil until the first read
+	in        *singleRead  // of the Conn's goroutine; nil until the first read
 }
 
 // A singleRead is the memory for reading one datagram at a time. Other than
@@ -155,17 +154,12 @@ func (s *udpSocket) close() error {
 	return s.conn.Close()
 }
 
-func (s *udpSocket) drain() error {
-	s.drains = true
-	return nil
-}
-
-func (s *udpSocket) read() ([]Datagram, error) {
+func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 	if s.in == nil {
 		s.in = new(singleRead)
 	}
-	if s.drains {
-		if err := s.conn.SetReadDeadline(time.Now().Add(drainGrace)); err != nil {
+	if wait != forever {
+		if err := s.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			return nil, os.ErrDeadlineExceeded
 		}
 	}

@@ -29,28 +29,45 @@ type Conn struct {
 	follow    follower                     // for JoinAll
 
 	state    atomic.Int32  // stateOpen and on; only grows
-	stopping chan struct{} // closed when state leaves stateOpen
-	done     chan struct{} // closed when the goroutine is at its end
-	err      error         // why it came to that; to be read after done
+	done     chan struct{} // closed when state is stateClosed
+	finished chan struct{} // closed when the goroutine is at its end
+	err      error         // why it stopped; nobody but the goroutine reads it before finished
 
-	wakeMu  sync.Mutex
-	awake   bool          // the read deadline is over, so that the goroutine looks here
-	reports []Undelivered // for the goroutine to deliver
+	work workQueue // what others leave for the goroutine
 
 	// Of the goroutine alone.
-	pause  time.Duration // after the next failure
-	drains bool          // the socket has been told to drain
-	left   int           // what it may still read then, in bytes
-	paced  bool          // more reports wait, for a moment in which reads come first
-	ended  bool          // the loop has come to its end by itself
+	pause    time.Duration // after the next read that fails
+	unhanded int           // datagrams of this read that the handler has not been given yet
+	returned bool          // the loop has ended by itself, not by runtime.Goexit or a panic
 
 	stats statistics
 }
 
-// The states of a Conn.
+// The states of a Conn. It goes down only:
+//
+//	open        HandleStart has its turn, then the goroutine reads (serve)
+//	  |  \
+//	  |   Shutdown
+//	  |     |
+//	  |   draining   what waits in the socket is read (drain)
+//	  |     |  \
+//	  |     |   nothing waits
+//	  |     |     |
+//	  |     |   stopping   what was posted until now runs, HandleStop is called
+//	  |     |     |
+//	Close   |     HandleStop has returned
+//	  |     |     |
+//	closed <+<----+   the socket is closed, Done too; HandleStop, if it has not been called
+//	  |
+//	finished          the goroutine ends, and Wait returns
+//
+// Close leads from each of them to closed. So does an end that nobody asked
+// for: a handler has called runtime.Goexit, or somebody else has closed the
+// socket.
 const (
-	stateOpen     = iota
-	stateDraining // by Shutdown: read what waits, then stop
+	stateOpen = iota
+	stateDraining
+	stateStopping
 	stateClosed
 )
 
@@ -59,6 +76,7 @@ const (
 func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 	c.handlers.find(h)
 	c.askForReports()
+	c.pause = firstPause
 	started := false
 	defer func() {
 		if !started {
@@ -88,7 +106,7 @@ func (c *Conn) finish() {
 	c.follow.groups = nil
 	c.configure.Unlock()
 	c.follow.ended.Wait()
-	close(c.done)
+	close(c.finished)
 }
 
 // LocalAddr returns the address that the socket is bound to. Connecting a
@@ -112,34 +130,46 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	return raw, c.opError(opGet, netip.AddrPort{}, err)
 }
 
-// Close closes the socket, and returns at once. A call of the handler that is
-// under way may still finish, and HandleStop follows; no other call begins.
-// A second Close returns net.ErrClosed.
+// Close closes the socket, and returns at once. The call of a handler, of a
+// timer, or of what was posted, that is under way or about to be made may
+// still run: one at most, as each is made only after the Conn has been found
+// open. HandleStop follows. A second Close returns net.ErrClosed.
 func (c *Conn) Close() error {
-	switch c.state.Swap(stateClosed) {
-	case stateClosed:
+	if c.state.Swap(stateClosed) == stateClosed {
 		return c.opError(opClose, netip.AddrPort{}, net.ErrClosed)
-	case stateOpen:
-		close(c.stopping)
 	}
-	return c.opError(opClose, netip.AddrPort{}, c.sock.close())
+	err := c.sock.close()
+	c.dropWork()
+	close(c.done)
+	return c.opError(opClose, netip.AddrPort{}, err)
 }
 
-// Shutdown lets the handler have what already waits in the socket, calls
-// HandleStop while the socket can still write, closes it, and waits for all
-// that. If ctx is done first, the socket is closed then, and Shutdown returns
-// the error of ctx. On a Conn that is closed already, Shutdown waits, and
-// returns net.ErrClosed.
+// Done returns a channel that is closed when the Conn is closed: by Close, or
+// by Shutdown when HandleStop has returned or its context is over. It is for a
+// handler that waits for something else too, and so would keep the Conn from
+// its end:
+//
+//	select {
+//	case jobs <- d.Clone():
+//	case <-c.Done():
+//	}
+//
+// Wait returns later, when the handlers have returned.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Shutdown lets the handler have what already waits in the socket, runs what
+// was posted, calls HandleStop while the socket can still write, closes it,
+// and waits for all that. If ctx is done first, the socket is closed then, and
+// Shutdown returns the error of ctx. On a Conn that is closed already,
+// Shutdown waits, and returns net.ErrClosed. Timers that are not due when
+// Shutdown is called do not run.
 //
 // A handler must not call Shutdown, as it would wait for itself.
 func (c *Conn) Shutdown(ctx context.Context) error {
-	switch {
-	case c.state.CompareAndSwap(stateOpen, stateDraining):
-		close(c.stopping)
-		if err := c.wake(); err != nil {
-			c.Close() // it cannot be told to stop in any other way
-		}
-	case c.state.Load() == stateClosed:
+	switch begun, err := c.beginDrain(); {
+	case err != nil:
+		c.Close() // it cannot be told to stop in any other way
+	case !begun && c.state.Load() == stateClosed:
 		if err := c.waitFor(ctx); err != nil {
 			return err
 		}
@@ -154,7 +184,7 @@ func (c *Conn) Shutdown(ctx context.Context) error {
 
 func (c *Conn) waitFor(ctx context.Context) error {
 	select {
-	case <-c.done:
+	case <-c.finished:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -165,7 +195,7 @@ func (c *Conn) waitFor(ctx context.Context) error {
 // after Close or Shutdown, otherwise why it stopped. No goroutine of the Conn
 // is left then. A handler must not call Wait, as it would wait for itself.
 func (c *Conn) Wait() error {
-	<-c.done
+	<-c.finished
 	return c.err
 }
 

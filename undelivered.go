@@ -16,116 +16,77 @@ type Undelivered struct {
 	MTU      int            // with EMSGSIZE: the largest packet that the path takes in bytes, if known
 }
 
-// Limits for reports: how many the Conn holds for its goroutine, and how long
-// reads come first when there are more.
-const (
-	maxReports  = 1024
-	reportPause = time.Millisecond
-)
+// maxReports is how many reports wait for the goroutine at most, and how many
+// it tells of before it reads again.
+const maxReports = 1024
 
-// askForReports has the socket keep reports apart for HandleUndelivered. A
-// socket that cannot gives what it knows by the errors of reads and writes.
+// askForReports has the socket keep reports apart. A socket that cannot gives
+// what it knows by the errors of reads and writes.
 func (c *Conn) askForReports() {
 	c.keepsReports = c.handlers.undelivered != nil && c.sock.askForReports()
 }
 
-// note is for a report that a write met. The goroutine delivers it, never the
-// writer, which may hold locks that the handler wants. Those for which there
-// is no room are counted only.
-func (c *Conn) note(u Undelivered) {
+// recordReport is for a report that a write met. The goroutine tells of it,
+// never the writer, which may hold locks that the handler wants. Those for
+// which there is no room are counted only.
+func (c *Conn) recordReport(u Undelivered) {
 	c.stats.undelivered.Add(1)
 	if c.handlers.undelivered == nil {
 		return
 	}
-	c.wakeMu.Lock()
-	if len(c.reports) < maxReports {
-		c.reports = append(c.reports, u)
+	c.work.mu.Lock()
+	defer c.work.mu.Unlock()
+	if len(c.work.reports) < maxReports {
+		c.work.reports = append(c.work.reports, u)
 	}
-	c.wakeMu.Unlock()
 	c.wake()
 }
 
-// lookForReports takes the reports that the socket keeps, and has the
-// goroutine deliver them. It is for whoever met a sign of them: the system
-// may give no other.
+// lookForReports takes the reports that the socket keeps, and has the goroutine
+// tell of them. It is for whoever met a sign of them: the system may give no
+// other. A write does so at once, as they have a part of the receive buffer.
 func (c *Conn) lookForReports() {
 	if !c.keepsReports {
 		return
 	}
-	more := c.collect()
-	c.wakeMu.Lock()
-	more = more || len(c.reports) > 0
-	c.wakeMu.Unlock()
-	if more {
+	w := &c.work
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.moreReports = c.sock.takeReports(maxReports-len(w.reports), func(u Undelivered) {
+		c.stats.undelivered.Add(1)
+		w.reports = append(w.reports, u)
+	})
+	if w.moreReports || len(w.reports) > 0 {
 		c.wake()
 	}
 }
 
-// collect takes the reports that the socket keeps, as many as there is room
-// for, and tells whether there may be more.
-func (c *Conn) collect() (more bool) {
-	if !c.keepsReports {
+// handleReport sees to an error of a read that is a report, or a sign that
+// the socket keeps some, and tells whether it was.
+func (c *Conn) handleReport(err error) bool {
+	switch errno := errnoOf(err); {
+	case isReport(errno) && !c.keepsReports:
+		c.stats.undelivered.Add(1)
+		c.report(Undelivered{Addr: c.RemoteAddr(), Err: errno})
+	case isReport(errno):
+		c.lookForReports()
+	case c.keepsReports && unpollable(err):
+		time.Sleep(unpollablePause)
+		c.lookForReports()
+	default:
 		return false
 	}
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	return c.sock.takeReports(maxReports-len(c.reports), func(u Undelivered) {
-		c.stats.undelivered.Add(1)
-		c.reports = append(c.reports, u)
-	})
+	return true
 }
 
-// wake makes the goroutine look at the state and at the reports: it ends the
-// read that is under way, or the next.
-func (c *Conn) wake() error {
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	if c.awake {
-		return nil
-	}
-	c.awake = true
-	return c.sock.setReadDeadline(past)
-}
+// unpollable reports whether err is what Go's poller says of a socket for
+// which the system has told it of an error, and of neither data nor room to
+// write: a report has come while the send buffer was full. It says so until
+// the system tells it of anything else, and reads fail until then.
+func unpollable(err error) bool { return cause(err).Error() == "not pollable" }
 
-// isAwake reports whether a deadline that is over is one of wake's.
-func (c *Conn) isAwake() bool {
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	return c.awake
-}
-
-// woken does what wake was called for. From the moment that the Conn drains,
-// reads do not wait, and it stays awake.
-func (c *Conn) woken() error {
-	more := c.takeReports()
-	c.wakeMu.Lock()
-	defer c.wakeMu.Unlock()
-	switch {
-	case c.state.Load() == stateDraining:
-		c.awake, c.drains, c.left = true, true, c.mayWait()
-		return c.sock.drain()
-	case more || len(c.reports) > 0:
-		// A read whose deadline is over does not even try.
-		c.awake, c.paced = true, true
-		return c.sock.setReadDeadline(time.Now().Add(reportPause))
-	}
-	c.awake = false
-	return c.sock.setReadDeadline(time.Time{})
-}
-
-// takeReports hands the reports of the socket and of writers to the handler,
-// and tells whether there may be more.
-func (c *Conn) takeReports() (more bool) {
-	more = c.collect()
-	c.wakeMu.Lock()
-	reports := c.reports
-	c.reports = nil
-	c.wakeMu.Unlock()
-	for _, u := range reports {
-		c.report(u)
-	}
-	return more
-}
+// unpollablePause is how long to leave the socket alone then.
+const unpollablePause = 500 * time.Microsecond
 
 func (c *Conn) report(u Undelivered) {
 	if c.handlers.undelivered == nil || c.state.Load() == stateClosed {

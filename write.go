@@ -194,6 +194,6 @@ func (c *Conn) met(errno syscall.Errno, n int) {
 		return
 	}
 	for range n {
-		c.note(Undelivered{Addr: c.RemoteAddr(), Err: errno})
+		c.recordReport(Undelivered{Addr: c.RemoteAddr(), Err: errno})
 	}
 }
