@@ -156,11 +156,27 @@ type handlers struct {
 
 func (hs *handlers) find(h Handler) {
 	hs.datagram = h
-	hs.batch, _ = h.(BatchHandler)
+	switch h := h.(type) {
+	case BatchHandler:
+		hs.batch = h
+	case *Sessions:
+		hs.batch = (*sessionBatches)(h)
+	case *Workers:
+		hs.batch = (*workerBatches)(h)
+	}
 	hs.start, _ = h.(StartHandler)
 	hs.stop, _ = h.(StopHandler)
 	hs.undelivered, _ = h.(UndeliveredHandler)
 	hs.groups, _ = h.(GroupHandler)
+	if w, ok := h.(*Workers); ok { // which has what its Handler has
+		hs.undelivered, _ = w.Handler.(UndeliveredHandler)
+		hs.groups, _ = w.Handler.(GroupHandler)
+	}
+}
+
+// A wrapper is Sessions or Workers, or embeds one of them.
+type wrapper interface {
+	checkHandler() error // reports settings that make no sense
 }
 
 // checkAddOns reports a method of h that has the name of an add-on and would
@@ -170,6 +186,11 @@ func (hs *handlers) find(h Handler) {
 func checkAddOns(h Handler) error {
 	if h == nil {
 		return nil
+	}
+	if w, ok := h.(wrapper); ok {
+		if err := w.checkHandler(); err != nil {
+			return err
+		}
 	}
 	t := reflect.TypeOf(h)
 	if t.Kind() != reflect.Pointer {
@@ -221,13 +242,10 @@ func signature(method reflect.Type) string {
 	return "(" + strings.TrimPrefix(s, ", ")
 }
 
-// poison overwrites datagrams that a handler was lent.
-func poison(ds []Datagram) {
-	for i := range ds {
-		b := ds[i].Payload
-		for j := range b {
-			b[j] = 0xDB
-		}
-		ds[i] = Datagram{Payload: b}
+// poison overwrites a datagram that a handler was lent.
+func poison(d *Datagram) {
+	for i := range d.Payload {
+		d.Payload[i] = 0xDB
 	}
+	*d = Datagram{Payload: d.Payload}
 }

@@ -178,7 +178,7 @@ func (c *Conn) deliver(ds []Datagram) {
 		c.sock.dropped() // its count may wrap
 	}
 	if c.handlers.batch != nil {
-		c.deliverBatch(ds)
+		c.deliverBatch(c.handlers.batch, ds)
 	} else {
 		c.deliverEach(ds)
 	}
@@ -186,29 +186,35 @@ func (c *Conn) deliver(ds []Datagram) {
 
 func (c *Conn) deliverEach(ds []Datagram) {
 	for i := range ds {
-		switch {
-		case !c.accepts(&ds[i]):
-			c.stats.discarded.Add(1)
-		case c.handlers.datagram != nil:
-			c.unhanded = len(ds) - i - 1
-			c.handle(&ds[i])
-		}
-		if raceEnabled {
-			poison(ds[i : i+1])
-		}
+		c.unhanded = len(ds) - i - 1
+		c.deliverOne(c.handlers.datagram, &ds[i])
 	}
 }
 
-func (c *Conn) handle(d *Datagram) {
+// deliverOne hands d to h, unless it is not to have it. Workers call it in
+// their goroutines.
+func (c *Conn) deliverOne(h Handler, d *Datagram) {
+	switch {
+	case !c.accepts(d):
+		c.stats.discarded.Add(1)
+	case h != nil:
+		c.handle(h, d)
+	}
+	if raceEnabled {
+		poison(d)
+	}
+}
+
+func (c *Conn) handle(h Handler, d *Datagram) {
 	if c.config.Recover != nil {
 		defer c.recovered()
 	}
-	c.handlers.datagram.HandleDatagram(c, *d)
+	h.HandleDatagram(c, *d)
 }
 
-// deliverBatch hands over what is left of ds without those that the handler
-// is not to have.
-func (c *Conn) deliverBatch(ds []Datagram) {
+// deliverBatch hands to h what is left of ds without those that it is not to
+// have. Workers call it in their goroutines.
+func (c *Conn) deliverBatch(h BatchHandler, ds []Datagram) {
 	accepted := ds[:0]
 	for i := range ds {
 		if c.accepts(&ds[i]) {
@@ -226,18 +232,20 @@ func (c *Conn) deliverBatch(ds []Datagram) {
 	if raceEnabled {
 		lent := slices.Clone(accepted) // the handler may change its elements
 		defer func() {
-			poison(lent)
+			for i := range lent {
+				poison(&lent[i])
+			}
 			copy(accepted, lent)
 		}()
 	}
-	c.handleBatch(accepted[:len(accepted):len(accepted)]) // appending to it goes elsewhere
+	c.handleBatch(h, accepted[:len(accepted):len(accepted)]) // appending to it goes elsewhere
 }
 
-func (c *Conn) handleBatch(ds []Datagram) {
+func (c *Conn) handleBatch(h BatchHandler, ds []Datagram) {
 	if c.config.Recover != nil {
 		defer c.recovered()
 	}
-	c.handlers.batch.HandleBatch(c, ds)
+	h.HandleBatch(c, ds)
 }
 
 // accepts reports whether d is for the handler: not after Close, from nobody

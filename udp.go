@@ -35,6 +35,8 @@ type Conn struct {
 
 	work workQueue // what others leave for the goroutine
 
+	handedOver sync.WaitGroup // datagrams that Workers have and have not handled
+
 	// Of the goroutine alone.
 	pause    time.Duration // after the next read that fails
 	unhanded int           // datagrams of this read that the handler has not been given yet
