@@ -249,9 +249,10 @@ func (c *Conn) handleBatch(h BatchHandler, ds []Datagram) {
 }
 
 // accepts reports whether d is for the handler: not after Close, from nobody
-// but the peer of a connected Conn, and to no group that was not joined.
+// but the peer of a connected Conn, from no forged source, and to no group that
+// was not joined.
 func (c *Conn) accepts(d *Datagram) bool {
-	if c.state.Load() == stateClosed {
+	if c.state.Load() == stateClosed || d.Addr.Addr().Is4In6() {
 		return false
 	}
 	if peer := c.peer.Load(); peer != nil && !c.isPeer(peer, d.Addr) {

@@ -22,7 +22,8 @@ type socket interface {
 	families() (ip4, ip6 bool)
 
 	// read returns what has arrived: at least one datagram, in the order of
-	// arrival, unmapped, none longer than the MaxDatagram of the socket.
+	// arrival, none longer than the MaxDatagram of the socket. Sources are
+	// unmapped; one that is still mapped was forged.
 	// While there is none it waits, for as long as it takes if wait is
 	// forever, and otherwise returns os.ErrDeadlineExceeded. A socket that
 	// cannot be asked without waiting waits so long for an answer; it may

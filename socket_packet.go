@@ -54,7 +54,10 @@ func (s *packetSocket) read(wait time.Duration) ([]Datagram, error) {
 		return nil, err
 	}
 	peer, _ := addrPortOf(addr)
-	s.ds[0] = Datagram{Addr: unmap(peer)}
+	if ip4, _ := s.families(); ip4 {
+		peer = unmap(peer)
+	}
+	s.ds[0] = Datagram{Addr: peer}
 	s.ds[0].keep(s.buf[:n], s.max)
 	if !s.local.Addr().IsUnspecified() {
 		s.ds[0].Local = s.local.Addr()

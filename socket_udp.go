@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +30,7 @@ type udpSocket struct {
 	is6       bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
 	ip4       bool                           // can send to IPv4
 	bound     netip.Addr                     // the one address that it is bound to; zero: all
+	tells4    bool                           // the system says with each IPv4 datagram where it was sent to
 	drops     dropCount
 	groupsBy  atomic.Int64 // setMulticastInterface
 	zones     zones
@@ -127,6 +129,7 @@ func (s *udpSocket) askForControl() error {
 	}
 	if s.ip4 {
 		err4 := ipv4.NewPacketConn(s.conn).SetControlMessage(flags4, true)
+		s.tells4 = runtime.GOOS == "linux" && err4 == nil && !s.bound.IsValid() // others drop what is forged
 		if !s.is6 {
 			err = err4
 		}
@@ -171,6 +174,7 @@ func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 	*d = Datagram{Addr: unmap(addr), Local: s.bound}
 	d.keep(s.in.payload[:n], s.max)
 	parseControl(s.in.control[:controln], d)
+	s.markForged(d)
 	scope := 0
 	if a := d.Addr.Addr(); a.Zone() != "" {
 		// Package net asks for names once a minute, and in the namespace of
@@ -181,6 +185,16 @@ func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 	}
 	s.addZones(d, scope)
 	return s.in.ds[:], nil
+}
+
+// markForged gives d its source as an IPv4 address mapped into IPv6 again, if
+// that is how it stood in the packet: IPv6 datagrams have no such source
+// (RFC 4291, section 2.5.5.2), but Linux lets them in. They come by a socket
+// that takes no IPv4, or without the destination that an IPv4 datagram has.
+func (s *udpSocket) markForged(d *Datagram) {
+	if s.is6 && (!s.ip4 || s.tells4) && d.Addr.Addr().Is4() && !d.Local.Is4() {
+		d.Addr = netip.AddrPortFrom(netip.AddrFrom16(d.Addr.Addr().As16()), d.Addr.Port())
+	}
 }
 
 func (s *udpSocket) write(d Datagram) error {
