@@ -33,6 +33,7 @@ type fastSocket struct {
 	// Of the Conn's goroutine.
 	receive    func(fd uintptr) bool // s.receiveOnce, made once
 	receiveNow func(fd uintptr)      // likewise, for a read that does not wait
+	plain      bool                  // reads one message a call, as recvmmsg is refused
 	class      int                   // how much to read: an index of readClasses
 	idle       bool                  // it has not been read from
 	singles    int                   // reads in a row that waited for one datagram

@@ -22,6 +22,11 @@ var readClasses = [...]int{1, 8, 64}
 // handler comes to it, and make the call a long one.
 const enoughBytes = 256 << 10
 
+// briefMessages is how many messages a brief call (fastSocket) may read. Long
+// datagrams that come after short ones find a batch of more than that whose
+// memory has never been touched: 64 of 64 KB took from 18 to 138 ms to read.
+const briefMessages = 8
+
 // manySingles is how many reads of one datagram, that had to be waited for,
 // make a socket ask for one at a time again.
 const manySingles = 16
@@ -118,16 +123,24 @@ func (s *fastSocket) receiveOnce(fd uintptr) bool {
 		// out without a batch keeps the goroutine's stack as it begins.
 		s.idle = false
 		_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, 0, 0, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-		if errno == unix.EAGAIN {
+		switch errno {
+		case unix.EAGAIN:
 			return false
-		}
-		if errno != 0 {
-			s.err = os.NewSyscallError("recvmsg", errno) // it is taken now
+		case 0, unix.ENOSYS, unix.EPERM: // the last two: a sandbox refuses the call
+		default:
+			s.err = os.NewSyscallError("recvmsg", errno) // it is not pending any more
 			return true
 		}
 	}
 	b := borrow(s.class)
 	n, errno := b.receive(fd)
+	if s.class > 0 && (errno == unix.ENOSYS || errno == unix.EPERM) {
+		// A sandbox refuses recvmmsg. It has read nothing.
+		s.plain, s.class = true, 0
+		b.giveBack()
+		b = borrow(s.class)
+		n, errno = b.receive(fd)
+	}
 	if errno != 0 {
 		b.giveBack()
 		if errno == unix.EAGAIN {
@@ -147,13 +160,16 @@ func (s *fastSocket) receiveOnce(fd uintptr) bool {
 func (b *readBatch) receive(fd uintptr) (n int, errno syscall.Errno) {
 	for {
 		var r uintptr
-		if len(b.headers) == 1 {
+		switch count := uintptr(len(b.headers)); {
+		case count == 1:
 			r, _, errno = unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&b.headers[0].hdr)), unix.MSG_DONTWAIT)
-			b.headers[0].size, n = uint32(r), 1
-		} else {
-			r, _, errno = unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.headers[0])), uintptr(len(b.headers)), unix.MSG_DONTWAIT, 0, 0)
-			n = int(r)
+			b.headers[0].size, r = uint32(r), 1
+		case count <= briefMessages:
+			r, _, errno = unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.headers[0])), count, unix.MSG_DONTWAIT, 0, 0)
+		default:
+			r, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.headers[0])), count, unix.MSG_DONTWAIT, 0, 0)
 		}
+		n = int(r)
 		if errno != unix.EINTR {
 			return n, errno
 		}
@@ -171,6 +187,7 @@ func (s *fastSocket) decode(b *readBatch, n int) (bytes int) {
 		d.Addr, scope = decodeName(&b.names[i])
 		segment := parseControl(b.control[i][:m.hdr.Controllen], d)
 		s.addZones(d, scope)
+		s.markForged(d)
 		d.Payload = unsafe.Slice(m.hdr.Iov.Base, int(m.size))
 		d.Truncated = m.hdr.Flags&unix.MSG_TRUNC != 0
 		bytes += len(d.Payload)
@@ -213,6 +230,9 @@ func (b *readBatch) cut(segment, limit int) {
 // room, and it had been there before; one only after a row of reads that found
 // no more than that.
 func (s *fastSocket) adapt(n, bytes int) {
+	if s.plain {
+		return
+	}
 	if n > 1 || !s.waited {
 		s.singles = 0
 	} else if s.singles++; s.singles >= manySingles {

@@ -69,7 +69,11 @@ func (c *Conn) handleReport(err error) bool {
 		c.stats.undelivered.Add(1)
 		c.report(Undelivered{Addr: c.RemoteAddr(), Err: errno})
 	case isReport(errno):
-		c.lookForReports()
+		if c.lookForReports(); c.stats.undelivered.Load() == 0 {
+			// It may have been asked for them, but it keeps none.
+			c.stats.undelivered.Add(1)
+			c.report(Undelivered{Addr: c.RemoteAddr(), Err: errno})
+		}
 	case c.keepsReports && unpollable(err):
 		time.Sleep(unpollablePause)
 		c.lookForReports()
