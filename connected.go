@@ -33,7 +33,7 @@ func (lc *ListenConfig) Dial(ctx context.Context, address string, h Handler) (*C
 }
 
 func (lc *ListenConfig) dial(ctx context.Context, address string) (*Conn, error) {
-	addrs, err := lookup(ctx, lc.Network, address)
+	addrs, err := lookup(ctx, lc.resolver(), lc.Network, address)
 	if err != nil {
 		return nil, err
 	}

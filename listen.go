@@ -48,6 +48,11 @@ type ListenConfig struct {
 	// PacketListener opens the sockets. If nil, the operating system does.
 	PacketListener PacketListener
 
+	// Resolver looks up names of hosts for Listen, Dial and Resolve. If nil,
+	// the PacketListener does if it is a Resolver, as a MemNet is, otherwise
+	// net.DefaultResolver.
+	Resolver Resolver
+
 	// Logger is told when a Conn starts and stops, of errors that it
 	// survives, and of settings that the system changed. It is never told
 	// what is in a datagram. If nil, nothing is logged.
@@ -180,7 +185,7 @@ func (lc *ListenConfig) listen(ctx context.Context, network, address string, how
 	if err := lc.check(); err != nil {
 		return nil, err
 	}
-	at, err := lookup(ctx, network, address)
+	at, err := lookup(ctx, lc.resolver(), network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -292,8 +297,7 @@ func newSocket(pc net.PacketConn, lc *ListenConfig) (socket, error) {
 		}
 		return accelerate(s, lc.NoOffload), nil
 	case *memSocket:
-		pc.max = lc.MaxDatagram
-		return pc, nil
+		return pc, pc.configure(lc)
 	}
 	return newPacketSocket(pc, lc.MaxDatagram)
 }

@@ -24,11 +24,11 @@ func (s *memSocket) zoneIndex(a netip.Addr) (int, error) {
 	return index, nil
 }
 
-// hears reports whether s gets f, which was sent to a group or to all. As on
+// listensTo reports whether s gets f, which was sent to a group or to all. As on
 // Linux, a socket that is bound or connected does not cover such addresses.
-func (s *memSocket) hears(f *flight) bool {
+func (s *memSocket) listensTo(f *flight) bool {
 	switch {
-	case !s.covers(f.Local):
+	case !s.covers(f.Local) || s.device != 0 && s.device != f.Interface:
 		return false
 	case f.Local == broadcast:
 		return true

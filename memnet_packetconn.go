@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -29,7 +30,28 @@ func (s *memSocket) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(s.loca
 
 func (s *memSocket) Close() error { return s.opError(opClose, nil, s.close()) }
 
+// RemoteAddr returns nil, without a type, where s is not connected.
+func (s *memSocket) RemoteAddr() net.Addr {
+	if peer := s.remoteAddr(); peer.IsValid() {
+		return net.UDPAddrFromAddrPort(peer)
+	}
+	return nil
+}
+
+func (s *memSocket) Read(b []byte) (n int, err error) {
+	n, _, err = s.ReadFromUDPAddrPort(b)
+	return n, err
+}
+
 func (s *memSocket) ReadFrom(b []byte) (n int, addr net.Addr, err error) {
+	n, from, err := s.ReadFromUDP(b)
+	if err == nil {
+		addr = from
+	}
+	return n, addr, err
+}
+
+func (s *memSocket) ReadFromUDP(b []byte) (n int, addr *net.UDPAddr, err error) {
 	n, from, err := s.ReadFromUDPAddrPort(b)
 	if err == nil {
 		addr = net.UDPAddrFromAddrPort(from)
@@ -42,12 +64,30 @@ func (s *memSocket) ReadFromUDPAddrPort(b []byte) (n int, addr netip.AddrPort, e
 		if err := s.await(true); err != nil {
 			return err
 		}
-		d := s.next(1)[0]
+		d := s.take(1)[0]
 		n, addr = copy(b, d.Payload), d.Addr
-		s.spare = append(s.spare, d.Payload)
 		return nil
 	})
 	return n, addr, s.opError(opRead, nil, err)
+}
+
+// ReadMsgUDP has no control data for oob.
+func (s *memSocket) ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
+	n, addr, err = s.ReadFromUDP(b)
+	return n, 0, 0, addr, err
+}
+
+func (s *memSocket) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
+	n, addr, err = s.ReadFromUDPAddrPort(b)
+	return n, 0, 0, addr, err
+}
+
+func (s *memSocket) Write(b []byte) (int, error) {
+	peer := s.remoteAddr()
+	if !peer.IsValid() {
+		return 0, s.opError(opWrite, nil, syscall.EDESTADDRREQ)
+	}
+	return s.writeTo(b, peer)
 }
 
 func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
@@ -58,7 +98,38 @@ func (s *memSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return s.WriteToUDPAddrPort(b, to)
 }
 
+func (s *memSocket) WriteToUDP(b []byte, addr *net.UDPAddr) (int, error) { return s.WriteTo(b, addr) }
+
 func (s *memSocket) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error) {
+	if s.remoteAddr().IsValid() {
+		return 0, s.opError(opWrite, net.UDPAddrFromAddrPort(addr), net.ErrWriteToConnected)
+	}
+	return s.writeTo(b, addr)
+}
+
+// WriteMsgUDP takes no control data. Like that of *net.UDPConn, it takes an
+// address if, and only if, s is not connected.
+func (s *memSocket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	var to netip.AddrPort
+	if addr != nil {
+		to = addr.AddrPort()
+	}
+	return s.WriteMsgUDPAddrPort(b, oob, to)
+}
+
+func (s *memSocket) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
+	switch {
+	case len(oob) > 0:
+		return 0, 0, s.opError(opWrite, nil, errors.ErrUnsupported)
+	case addr.IsValid():
+		n, err = s.WriteToUDPAddrPort(b, addr)
+	default:
+		n, err = s.Write(b)
+	}
+	return n, 0, err
+}
+
+func (s *memSocket) writeTo(b []byte, addr netip.AddrPort) (int, error) {
 	addr = unmap(addr)
 	err := s.checkWrite(addr)
 	if err == nil {

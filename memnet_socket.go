@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The size of a receive queue is Linux's default. Each datagram counts with
+// The size of a receive buffer is Linux's default. Each datagram counts with
 // more than its payload, so that empty ones fill it too.
 const (
 	memReadBuffer = 212992
@@ -22,12 +22,14 @@ const (
 // A memSocket is a socket of a MemNet, whose mutex guards it.
 type memSocket struct {
 	plainSocket
-	net      *MemNet
-	host     *memHost
-	how      sharing
-	network  string
-	ip4, ip6 bool
-	max      int // MaxDatagram
+	net       *MemNet
+	host      *memHost
+	how       sharing
+	network   string
+	ip4, ip6  bool
+	max       int  // MaxDatagram
+	device    int  // ListenConfig.Interface; zero: all
+	broadcast bool // ListenConfig.Broadcast; package net allows it
 
 	bubbled bool // of the MemNet, when this was opened
 	bubble  chan struct{}
@@ -37,10 +39,11 @@ type memSocket struct {
 	peer   netip.AddrPort
 	closed bool
 
-	ready    sync.Cond // a read need not wait any more
-	queue    []Datagram
-	size     int // of the queue in bytes
-	limit    int
+	ready    sync.Cond     // a read need not wait any more
+	arrived  memQueue      // since the last of ready
+	readable memQueue      // what is to be read next
+	size     int           // of what waits, in bytes
+	limit    int           // of size
 	overflow uint64        // how many did not fit
 	report   syscall.Errno // what the next call is to return; zero: nothing
 	reports  []Undelivered // kept apart,
@@ -50,27 +53,51 @@ type memSocket struct {
 	alarm         *time.Timer
 	writeDeadline time.Time
 
-	lent  []Datagram // what read returned; the handler may change it
-	loans [][]byte   // the memory of its payloads
-	spare [][]byte   // memory for others
-
 	members []membership
 	ttl     int // of what it sends to groups, like the next two
 	loop    bool
 	index   int
 }
 
+// A memQueue has datagrams, their payloads in memory that is used again.
+// Payloads stay where they are when that has to grow.
+type memQueue struct {
+	datagrams []Datagram
+	next      int // of those the first that has not been read
+	memory    []byte
+}
+
+func (q *memQueue) waiting() []Datagram { return q.datagrams[q.next:] }
+
+func (q *memQueue) put(d Datagram) {
+	start := len(q.memory)
+	q.memory = append(q.memory, d.Payload...)
+	d.Payload = q.memory[start:len(q.memory):len(q.memory)]
+	q.datagrams = append(q.datagrams, d)
+}
+
+func (q *memQueue) reset() { q.datagrams, q.next, q.memory = q.datagrams[:0], 0, q.memory[:0] }
+
 var (
 	_ net.PacketConn = (*memSocket)(nil)
+	_ net.Conn       = (*memSocket)(nil)
 	_ socket         = (*memSocket)(nil)
 )
 
-func newMemSocket(n *MemNet, h *memHost, network string, at netip.AddrPort, how sharing) *memSocket {
-	s := &memSocket{net: n, host: h, how: how, network: network, bound: at, max: readBuffer, limit: memReadBuffer, ttl: 1, loop: true}
+func newMemSocket(h *memHost, network string, at netip.AddrPort, how sharing) *memSocket {
+	s := &memSocket{net: h.net, host: h, how: how, network: network, bound: at, max: readBuffer, limit: memReadBuffer, broadcast: true, ttl: 1, loop: true}
 	s.ip4, s.ip6 = familiesOf(at.Addr())
 	s.ip4 = s.ip4 && network != "udp6"
-	s.ready.L = &n.mu
+	s.ready.L = &h.net.mu
 	return s
+}
+
+// configure makes s the socket of a Conn.
+func (s *memSocket) configure(lc *ListenConfig) error {
+	return s.do(func() error {
+		s.max = lc.MaxDatagram
+		return nil
+	})
 }
 
 // mustBeInItsBubble panics if the sockets of the MemNet were opened in a bubble
@@ -116,6 +143,12 @@ func (s *memSocket) localAddr() netip.AddrPort {
 	return s.local
 }
 
+func (s *memSocket) remoteAddr() netip.AddrPort {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	return s.peer
+}
+
 func (s *memSocket) dropped() uint64 {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
@@ -128,7 +161,7 @@ func (s *memSocket) syscallConn() (syscall.RawConn, error) { return nil, errors.
 func (s *memSocket) close() error {
 	return s.do(func() error {
 		s.closed = true
-		s.queue, s.spare = nil, nil
+		s.arrived, s.readable = memQueue{}, memQueue{}
 		s.stopAlarm()
 		s.net.unbind(s)
 		s.ready.Broadcast()
@@ -170,9 +203,24 @@ func (s *memSocket) stopAlarm() {
 	}
 }
 
-// await waits until something is in the queue, or returns why there will not
-// be. It gives the mutex away while it waits.
+// await waits until something is to be read, or returns why there will not be;
+// it only looks, if it is not to wait. It gives the mutex away while it waits, and while it asks Fail.
 func (s *memSocket) await(wait bool) error {
+	for {
+		if err := s.awaitArrival(wait); err != nil || s.net.Fail == nil {
+			return err
+		}
+		local, peer := s.local, s.waiting()[0].Addr
+		s.net.mu.Unlock()
+		err := s.net.fail(opRead, local, peer)
+		s.net.mu.Lock()
+		if err != nil || len(s.waiting()) > 0 { // it may have been read or closed meanwhile
+			return err
+		}
+	}
+}
+
+func (s *memSocket) awaitArrival(wait bool) error {
 	for ; ; s.ready.Wait() {
 		switch {
 		case s.closed:
@@ -181,12 +229,21 @@ func (s *memSocket) await(wait bool) error {
 			return os.ErrDeadlineExceeded
 		case s.report != 0:
 			return s.takeReport()
-		case len(s.queue) > 0:
+		case len(s.waiting()) > 0:
 			return nil
 		case !wait:
 			return os.ErrDeadlineExceeded
 		}
 	}
+}
+
+// waiting returns what is to be read next, if anything is to be read.
+func (s *memSocket) waiting() []Datagram {
+	if len(s.readable.waiting()) == 0 {
+		s.readable.reset()
+		s.arrived, s.readable = s.readable, s.arrived
+	}
+	return s.readable.waiting()
 }
 
 func (s *memSocket) takeReport() syscall.Errno {
@@ -220,72 +277,68 @@ func (s *memSocket) read(wait time.Duration) (ds []Datagram, err error) {
 		if err := s.await(wait == forever); err != nil {
 			return err
 		}
-		s.lent = append(s.lent[:0], s.next(memBatch)...)
-		for i := range s.lent {
-			d := &s.lent[i]
-			s.loans = append(s.loans, d.Payload)
-			if len(d.Payload) > s.max {
-				d.Payload, d.Truncated = d.Payload[:s.max:s.max], true
-			}
+		ds = s.take(memBatch)
+		for i := range ds {
+			ds[i].keep(ds[i].Payload, s.max)
 		}
-		ds = s.lent
 		return nil
 	})
 	return ds, err
 }
 
-func (s *memSocket) release() {
-	s.net.mu.Lock()
-	defer s.net.mu.Unlock()
-	s.spare = append(s.spare, s.loans...)
-	s.loans = s.loans[:0]
-}
+// release: what read returned is used again when all of the same queue has been
+// read, which no read does before release.
+func (s *memSocket) release() {}
 
-// next takes up to limit datagrams from the queue. They are there until more
-// arrive.
-func (s *memSocket) next(limit int) []Datagram {
-	ds := s.queue[:min(limit, len(s.queue))]
-	if s.queue = s.queue[len(ds):]; len(s.queue) == 0 {
-		s.queue = ds[:0]
-	}
+// take takes up to limit datagrams that wait. They are there until the next
+// call of waiting.
+func (s *memSocket) take(limit int) []Datagram {
+	ds := s.waiting()
+	ds = ds[:min(limit, len(ds))]
+	s.readable.next += len(ds)
 	for _, d := range ds {
 		s.size -= len(d.Payload) + memOverhead
 	}
 	return ds
 }
 
-// take puts d into the queue, with a payload of its own, if there is room.
-func (s *memSocket) take(d Datagram) {
+// deliver puts f into the receive buffer, if there is room.
+func (s *memSocket) deliver(f *flight) {
 	if s.size >= s.limit {
 		s.overflow++
+		s.net.stats.Overflowed++
 		return
 	}
-	var memory []byte
-	if last := len(s.spare) - 1; last >= 0 {
-		memory, s.spare = s.spare[last], s.spare[:last]
-	}
-	d.Payload = append(memory[:0], d.Payload...)
-	s.queue = append(s.queue, d)
-	s.size += len(d.Payload) + memOverhead
+	s.net.stats.Delivered++
+	s.arrived.put(f.Datagram)
+	s.size += len(f.Payload) + memOverhead
 	s.ready.Signal()
 }
 
 func (s *memSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
-	if peer.Addr().IsUnspecified() {
-		peer = netip.AddrPortFrom(loopbackLike(peer.Addr()), peer.Port())
-	}
 	err := s.do(func() error {
-		from := s.bound.Addr()
-		if from.IsUnspecified() {
-			var err error
-			if from, err = s.host.source(peer.Addr()); err != nil {
-				return err
-			}
-		}
-		s.local, s.peer = netip.AddrPortFrom(from, s.bound.Port()), peer
-		return nil
+		err := s.setPeer(peer)
+		peer = s.peer
+		return err
 	})
 	return peer, err
+}
+
+// setPeer connects s. It needs a route, like a datagram.
+func (s *memSocket) setPeer(peer netip.AddrPort) error {
+	if peer.Addr() == broadcast && !s.broadcast {
+		return syscall.EACCES
+	}
+	if _, err := s.zoneIndex(peer.Addr()); err != nil {
+		return err
+	}
+	from, to, err := s.endpoints(s.bound.Addr(), peer.Addr())
+	if err != nil {
+		return err
+	}
+	s.local = netip.AddrPortFrom(from, s.bound.Port())
+	s.peer = netip.AddrPortFrom(to, peer.Port())
+	return nil
 }
 
 func (s *memSocket) disconnect() error {

@@ -10,6 +10,12 @@ import (
 	"strconv"
 )
 
+// A Resolver looks up the names of hosts. *net.Resolver, *MemNet and what
+// [MemNet.Host] returns are Resolvers.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
 // Resolve returns the address that "host:port" names. It is how a program
 // comes from a name to what [Conn.WriteTo] and [Conn.Connect] take.
 //
@@ -22,7 +28,28 @@ import (
 // Names are looked up for as long as ctx allows; its error, its cause, and a
 // *net.DNSError are found inside the one that Resolve returns.
 func Resolve(ctx context.Context, network, address string) (netip.AddrPort, error) {
-	addrs, err := lookup(ctx, network, address)
+	return resolve(ctx, net.DefaultResolver, network, address)
+}
+
+// Resolve acts like the function [Resolve], with the Network and the Resolver
+// of lc.
+func (lc *ListenConfig) Resolve(ctx context.Context, address string) (netip.AddrPort, error) {
+	return resolve(ctx, lc.resolver(), lc.Network, address)
+}
+
+// resolver returns what looks up names for lc.
+func (lc *ListenConfig) resolver() Resolver {
+	if lc.Resolver != nil {
+		return lc.Resolver
+	}
+	if r, ok := lc.PacketListener.(Resolver); ok {
+		return r
+	}
+	return net.DefaultResolver
+}
+
+func resolve(ctx context.Context, r Resolver, network, address string) (netip.AddrPort, error) {
+	addrs, err := lookup(ctx, r, network, address)
 	if err != nil {
 		return netip.AddrPort{}, opError(opResolve, netip.AddrPort{}, netip.AddrPort{}, err)
 	}
@@ -31,7 +58,7 @@ func Resolve(ctx context.Context, network, address string) (netip.AddrPort, erro
 
 // lookup returns all that address stands for, the preferred first: one
 // address at the least.
-func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
+func lookup(ctx context.Context, r Resolver, network, address string) ([]netip.AddrPort, error) {
 	if ctx == nil {
 		return nil, errors.New("nil context")
 	}
@@ -50,7 +77,7 @@ func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, err
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
-	hosts, err := lookupHost(ctx, want, host)
+	hosts, err := lookupHost(ctx, r, want, host)
 	if err != nil {
 		return nil, canceled(ctx, err)
 	}
@@ -93,12 +120,14 @@ func lookupPort(ctx context.Context, network, service string) (int, error) {
 	if network == "" {
 		network = "udp"
 	}
-	return net.DefaultResolver.LookupPort(ctx, network, service)
+	// PreferGo, as package net asks the C library by way of a channel that is
+	// made in the first bubble of testing/synctest, and ends a second one.
+	return (&net.Resolver{PreferGo: true}).LookupPort(ctx, network, service)
 }
 
 // lookupHost returns the addresses of host. Those of a name are sorted: IPv4
 // first, otherwise in the order of the resolver (RFC 6724).
-func lookupHost(ctx context.Context, family, host string) ([]netip.Addr, error) {
+func lookupHost(ctx context.Context, r Resolver, family, host string) ([]netip.Addr, error) {
 	if host == "" {
 		if family == "ip4" {
 			return []netip.Addr{netip.IPv4Unspecified()}, nil
@@ -111,7 +140,7 @@ func lookupHost(ctx context.Context, family, host string) ([]netip.Addr, error) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	hosts, err := net.DefaultResolver.LookupNetIP(ctx, family, host)
+	hosts, err := r.LookupNetIP(ctx, family, host)
 	slices.SortStableFunc(hosts, func(a, b netip.Addr) int {
 		return a.Unmap().BitLen() - b.Unmap().BitLen()
 	})
