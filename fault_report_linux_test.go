@@ -214,6 +214,7 @@ func TestReportStorm(t *testing.T) {
 // TestReportsWhileBlocked blocks the handler while writes meet reports by the
 // thousand: no write fails, what is kept is bounded, and afterwards all works.
 func TestReportsWhileBlocked(t *testing.T) {
+	needTime(t)
 	const total = 20000
 	for _, connected := range []bool{false, true} {
 		n := setup{bind: "127.0.0.1:0", host: loopback4}
@@ -314,6 +315,7 @@ func TestReportsUnasked(t *testing.T) {
 // TestLocalErrors writes what is too long, thousands of times: Write says so,
 // nobody else does, and nothing of it stays in the socket's buffer.
 func TestLocalErrors(t *testing.T) {
+	needTime(t)
 	for _, n := range kernelSetups() {
 		t.Run(n.name, func(t *testing.T) {
 			r := record()

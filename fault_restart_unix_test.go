@@ -47,6 +47,9 @@ func TestInherited(t *testing.T) {
 // load: each datagram is answered, once.
 func TestRestart(t *testing.T) {
 	needTime(t)
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skipf("%v: install Go", err)
+	}
 	bin := t.TempDir() + "/restart"
 	if out, err := exec.Command("go", "build", "-o", bin, "./examples/restart").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -54,8 +55,11 @@ func testPacketConnPayload(t *testing.T, n setup) {
 	for _, want := range []string{"hel", "", "XXX"} {
 		buf := []byte("___")
 		size, from, err := a.ReadFrom(buf)
-		if string(buf[:size]) != want || err != nil || addrPort(from) != b.addr {
-			t.Errorf("%q from %v, %v", buf[:size], from, err)
+		if string(buf[:size]) != want || addrPort(from) != b.addr {
+			t.Errorf("%q from %v", buf[:size], from)
+		}
+		if err != nil && !tooLong(err) {
+			t.Error(err)
 		}
 		copy(buf, "YYY") // of no effect on what comes
 	}
@@ -144,6 +148,14 @@ func isClosed(t *testing.T, err error) {
 }
 
 // testPacketConnErrors writes to what cannot be, and compares what errors say.
+// tooLong reports that err is Windows's word for a datagram that is longer than
+// the buffer it is read into, or than may be sent: it has a number of its own,
+// which is not syscall.EMSGSIZE. Elsewhere there is none.
+func tooLong(err error) bool {
+	const wsaEMSGSIZE = syscall.Errno(10040)
+	return runtime.GOOS == "windows" && errors.Is(err, wsaEMSGSIZE)
+}
+
 func testPacketConnErrors(t *testing.T, n setup) {
 	a, b := n.peer(t), n.peer(t)
 	for _, addr := range []net.Addr{
@@ -160,14 +172,14 @@ func testPacketConnErrors(t *testing.T, n setup) {
 		checkNetError(t, err)
 	}
 	size, err := a.WriteTo(make([]byte, 65508), b.LocalAddr())
-	if size != 0 || !errors.Is(err, syscall.EMSGSIZE) {
+	if size != 0 || !errors.Is(err, syscall.EMSGSIZE) && !tooLong(err) {
 		t.Errorf("65508 bytes: %d, %v", size, err)
 	}
 	check(t, second(a.WriteTo([]byte("hello"), b.LocalAddr())))
 	b.expect(t, "hello", a.addr)
 
 	check(t, b.Close())
-	_, _, err = b.ReadFrom(nil)
+	_, _, err = b.ReadFrom(make([]byte, 1)) // Windows does not look at the socket for nothing
 	for _, test := range []struct {
 		err          error
 		op           string
@@ -213,7 +225,8 @@ func inBubbles(lists ...[]scenario) (all []scenario) {
 	return all
 }
 
-// memSetups returns the kinds of sockets that a MemNet has.
+// memSetups returns the kinds of sockets that a MemNet has, two of them under
+// -short.
 func memSetups() []setup {
 	every := new(udp.MemNet)
 	host := new(udp.MemNet).Host(addrs("10.1.2.3", "10.1.2.4", "10.1.2.5", "2001:db8::7", "2001:db8::8")...)
@@ -229,6 +242,9 @@ func memSetups() []setup {
 			host: netip.MustParseAddr("10.1.2.3"), aliases: addrs("10.1.2.4", "10.1.2.5")},
 		{name: "mem Host, IPv6", config: udp.ListenConfig{PacketListener: host}, bind: ":0",
 			host: netip.MustParseAddr("2001:db8::7"), aliases: addrs("2001:db8::8")},
+	}
+	if testing.Short() {
+		all = slices.DeleteFunc(all, func(n setup) bool { return n.name != "mem wildcard" && n.name != "mem 2001:db8::1" })
 	}
 	for i := range all {
 		if all[i].config.PacketListener == nil {

@@ -629,6 +629,7 @@ func TestMemNetPorts(t *testing.T) {
 
 // TestMemNetPortZero takes all ports that there are.
 func TestMemNetPortZero(t *testing.T) {
+	needTime(t)
 	var mem udp.MemNet
 	seen := make(map[string]bool)
 	open := func() (net.PacketConn, error) { return mem.ListenPacket(context.Background(), "udp", ":0") }

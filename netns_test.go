@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -74,6 +75,9 @@ func needNamespaces(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs network namespaces: run as root")
 	}
+	if out := cannotAddNamespace(); out != "" {
+		t.Skipf("needs network namespaces: run with CAP_SYS_ADMIN and CAP_NET_ADMIN: %s", out)
+	}
 	left, _ := filepath.Glob("/run/netns/udp*-*-*")
 	for _, path := range left {
 		var pid int
@@ -82,6 +86,17 @@ func needNamespaces(t *testing.T) {
 		}
 	}
 }
+
+// cannotAddNamespace says why, where even root cannot.
+var cannotAddNamespace = sync.OnceValue(func() string {
+	name := fmt.Sprintf("udp%d-0-probe", os.Getpid())
+	for _, args := range []string{"netns add " + name, "-n " + name + " link set lo up", "netns delete " + name} {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			return fmt.Sprintf("ip %s: %v: %s", args, err, out)
+		}
+	}
+	return ""
+})
 
 func exists(path string) bool {
 	_, err := os.Stat(path)

@@ -407,6 +407,7 @@ func TestSegmentedRuns(t *testing.T) {
 			}
 		}})
 		from := newCollector(t, n.host)
+		from.needSegmentation(t)
 		var wantSizes []int
 		var wantBytes []byte
 		for i, test := range []struct{ total, segment int }{
@@ -430,6 +431,17 @@ func TestSegmentedRuns(t *testing.T) {
 			t.Error("the bytes are others than were sent")
 		}
 	})
+}
+
+// needSegmentation skips the test where the kernel cannot.
+func (s *collector) needSegmentation(t *testing.T) {
+	t.Helper()
+	raw, err := s.SyscallConn()
+	check(t, err)
+	check(t, raw.Control(func(fd uintptr) { _, err = unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT) }))
+	if err != nil {
+		t.Skipf("UDP_SEGMENT: %v: try Linux 4.18 or later", err)
+	}
 }
 
 // writeSegmented has the kernel cut payload into datagrams (UDP_SEGMENT).
