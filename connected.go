@@ -153,5 +153,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 		c.stats.writeErrors.Add(1)
 		return 0, c.opError(opWrite, netip.AddrPort{}, syscall.ENOTCONN)
 	}
-	return c.writeOne(&Datagram{Payload: b, Addr: peer.addr}, true)
+	d := Datagram{Payload: b}
+	if peer.index == 0 { // or its interface may have another name now
+		d.Addr = peer.addr
+	}
+	return c.writeOne(&d, true)
 }

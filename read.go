@@ -255,7 +255,7 @@ func (c *Conn) accepts(d *Datagram) bool {
 	if c.state.Load() == stateClosed || d.Addr.Addr().Is4In6() {
 		return false
 	}
-	if peer := c.peer.Load(); peer != nil && !c.isPeer(peer, d.Addr) {
+	if peer := c.peer.Load(); peer != nil && peer.addr != d.Addr && !c.isPeer(peer, d.Addr) {
 		return false
 	}
 	return !d.Local.IsMulticast() || c.adopted || c.memberOf(d)

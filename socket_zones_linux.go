@@ -35,8 +35,8 @@ func interfaceIndex(fd uintptr, zone string) int {
 	if index := interfaceNumber(zone); index != 0 && r.askName(fd, index) {
 		return index
 	}
-	// The kernel cuts what follows a colon, and longer names.
-	if len(zone) >= len(r.name) || strings.IndexByte(zone, ':') >= 0 {
+	// The kernel takes such a name for what comes before.
+	if len(zone) >= len(r.name) || strings.ContainsAny(zone, ":\x00") {
 		return 0
 	}
 	r = interfaceRequest{}

@@ -119,11 +119,8 @@ func (c *Conn) connectedTo(addr netip.AddrPort) {
 
 // isPeer reports whether a is the peer p, whatever its interface is called now.
 func (c *Conn) isPeer(p *peer, a netip.AddrPort) bool {
-	if a == p.addr {
-		return true
-	}
 	if p.index == 0 || !sameButZone(a, p.addr) {
-		return false
+		return a == p.addr
 	}
 	index, err := c.sock.zoneIndex(a.Addr())
 	return err == nil && index == p.index
