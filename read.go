@@ -151,6 +151,8 @@ func (c *Conn) stop() {
 	defer c.log(slog.LevelInfo, "udp: closed")
 	defer c.Close()
 	if c.handlers.stop != nil {
+		c.beginCallback()
+		defer c.endCallback()
 		if c.config.Recover != nil {
 			defer c.recovered()
 		}
@@ -160,6 +162,8 @@ func (c *Conn) stop() {
 
 // handleDatagrams hands to the handler what one read returned.
 func (c *Conn) handleDatagrams(ds []Datagram) {
+	c.beginCallback()
+	defer c.endCallback()
 	c.pause = firstPause
 	c.deliver(ds)
 	c.sock.release()

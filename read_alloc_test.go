@@ -19,13 +19,14 @@ func TestAllocations(t *testing.T) {
 			countBatch := batchFuncs{batch: func(_ *udp.Conn, ds []udp.Datagram) { arrived <- len(ds) }}
 			reply := funcs{datagram: func(c *udp.Conn, d udp.Datagram) { c.Reply(d, d.Payload) }}
 			replyBatch := batchFuncs{batch: func(c *udp.Conn, ds []udp.Datagram) { c.WriteBatch(ds) }}
-			a, b := n.listen(t, reply), n.listen(t, replyBatch)
+			queue := funcs{datagram: func(c *udp.Conn, d udp.Datagram) { c.Queue(d) }}
+			a, b, q := n.listen(t, reply), n.listen(t, replyBatch), n.listen(t, queue)
 			c, cBatch := n.listen(t, count), n.listen(t, countBatch)
 			connected := n.dial(t, n.reach(a), count)
-			toA, toB := n.reach(a), n.reach(b)
+			toA, toB, toQ := n.reach(a), n.reach(b), n.reach(q)
 			payload := []byte("hello")
 			d := udp.Datagram{Addr: toA}
-			var toOne, toTwo []udp.Datagram
+			var toOne, toTwo, toQueue []udp.Datagram
 			for i := range size {
 				toOne = append(toOne, udp.Datagram{Addr: toA, Payload: payload})
 				d := udp.Datagram{Addr: toA, Payload: payload[:i%5]}
@@ -33,6 +34,7 @@ func TestAllocations(t *testing.T) {
 					d.Addr = toB
 				}
 				toTwo = append(toTwo, d)
+				toQueue = append(toQueue, udp.Datagram{Addr: toQ, Payload: payload})
 			}
 			for _, test := range []struct {
 				name  string
@@ -44,6 +46,7 @@ func TestAllocations(t *testing.T) {
 				{"Write", 1, func() { connected.Write(payload) }},
 				{"WriteBatch", size, func() { c.WriteBatch(toOne) }},
 				{"WriteBatch mixed", size, func() { cBatch.WriteBatch(toTwo) }},
+				{"Queue", size, func() { c.WriteBatch(toQueue) }},
 				{"HandleBatch", 1, func() { cBatch.WriteTo(payload, toB) }},
 			} {
 				roundTrip := func() {

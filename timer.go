@@ -207,6 +207,8 @@ func (c *Conn) run(f func()) {
 	if c.state.Load() == stateClosed {
 		return
 	}
+	c.beginCallback()
+	defer c.endCallback()
 	if c.config.Recover != nil {
 		defer c.recovered()
 	}

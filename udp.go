@@ -33,7 +33,8 @@ type Conn struct {
 	finished chan struct{} // closed when the goroutine is at its end
 	err      error         // why it stopped; nobody but the goroutine reads it before finished
 
-	work workQueue // what others leave for the goroutine
+	work  workQueue // what others leave for the goroutine
+	queue sendQueue // what Queue took
 
 	handedOver sync.WaitGroup // datagrams that Workers have and have not handled
 

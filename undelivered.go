@@ -96,6 +96,8 @@ func (c *Conn) report(u Undelivered) {
 	if c.handlers.undelivered == nil || c.state.Load() == stateClosed {
 		return
 	}
+	c.beginCallback()
+	defer c.endCallback()
 	if c.config.Recover != nil {
 		defer c.recovered()
 	}

@@ -302,7 +302,9 @@ func (k *worker) handleRun() {
 	for end < len(k.taken.conns) && k.taken.conns[end] == c {
 		end++
 	}
+	c.beginCallback()
 	defer func() {
+		c.endCallback()
 		c.handedOver.Add(first - k.next)
 	}()
 	for k.next < end {
