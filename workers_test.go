@@ -491,7 +491,7 @@ func TestWorkersAndSessionsAllocate(t *testing.T) {
 			back := make(chan struct{}, 1)
 			client := n.listen(t, udp.HandlerFunc(func(*udp.Conn, udp.Datagram) { back <- struct{}{} }))
 			to := n.reach(server)
-			got := testing.AllocsPerRun(2000, func() {
+			got := testing.AllocsPerRun(300, func() {
 				client.WriteTo(payload, to)
 				<-back
 			})
