@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"example.com/udp"
 	"golang.org/x/sys/unix"
@@ -289,27 +290,44 @@ func TestReportConnected(t *testing.T) {
 	}
 }
 
-// TestReportsUnasked has a Handler without HandleUndelivered: the kernel is
-// asked for nothing, and what it says to a connected socket is counted.
+// TestReportsUnasked has a Handler without HandleUndelivered: what the kernel
+// says is counted, with and without a peer, and takes no room in the receive
+// buffer.
 func TestReportsUnasked(t *testing.T) {
 	n := setup{bind: ":0", host: loopback4}
+	for _, h := range []udp.Handler{nil, record()} {
+		c := n.listen(t, h)
+		if option(t, c, unix.IPPROTO_IP, unix.IP_RECVERR) != 1 || option(t, c, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 1 {
+			t.Error("IP_RECVERR is off")
+		}
+	}
 	c := n.listen(t, udp.HandlerFunc(func(*udp.Conn, udp.Datagram) {}))
-	if option(t, c, unix.IPPROTO_IP, unix.IP_RECVERR) != 0 || option(t, c, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 0 {
-		t.Error("IP_RECVERR is on")
-	}
-	asked := n.listen(t, record())
-	if option(t, asked, unix.IPPROTO_IP, unix.IP_RECVERR) != 1 || option(t, asked, unix.IPPROTO_IPV6, unix.IPV6_RECVERR) != 1 {
-		t.Error("IP_RECVERR is off")
-	}
 	dead := n.dead(t)
-	check(t, second(c.WriteTo([]byte("x"), dead)))
-	check(t, second(c.WriteTo([]byte("x"), dead)))
-	if s := c.Stats(); s.Undelivered != 0 {
-		t.Errorf("%+v, on a socket without a peer", s)
+	for range 3 {
+		check(t, second(c.WriteTo([]byte("x"), dead)))
 	}
+	eventually(t, "the reports are counted", func() bool { return c.Stats().Undelivered == 3 })
 	check(t, c.Connect(dead))
 	check(t, second(c.Write([]byte("x"))))
-	eventually(t, "the report is counted", func() bool { return c.Stats().Undelivered == 1 })
+	eventually(t, "the report is counted", func() bool { return c.Stats().Undelivered == 4 })
+	eventually(t, "nothing is left in the buffer", func() bool { return receiveQueue(t, c) == 0 })
+}
+
+// receiveQueue returns how much the receive buffer of c holds.
+func receiveQueue(t *testing.T, c *udp.Conn) (bytes uint32) {
+	raw, err := c.SyscallConn()
+	check(t, err)
+	check(t, raw.Control(func(fd uintptr) {
+		var info [16]uint32
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 {
+			t.Skip("SO_MEMINFO: ", errno)
+		}
+		bytes = info[unix.SK_MEMINFO_RMEM_ALLOC]
+	}))
+	return bytes
 }
 
 // TestLocalErrors writes what is too long, thousands of times: Write says so,
@@ -342,41 +360,39 @@ func TestLocalErrors(t *testing.T) {
 }
 
 // icmpRows are what ICMP and ICMPv6 can say, and what Linux makes of it
-// (icmp_err_convert, icmpv6_err_convert). What is not fatal is told only to
-// sockets that ask for reports.
+// (icmp_err_convert, icmpv6_err_convert).
 var icmpRows = []struct {
 	version, kind, code int
 	errno               syscall.Errno
-	fatal               bool
 }{
-	{4, 3, 0, unix.ENETUNREACH, false},   // no route to the network
-	{4, 3, 1, unix.EHOSTUNREACH, false},  // no route to the host, or it does not answer
-	{4, 3, 2, unix.ENOPROTOOPT, true},    // no UDP there
-	{4, 3, 3, unix.ECONNREFUSED, true},   // nobody listens
-	{4, 3, 4, unix.EMSGSIZE, true},       // too long for the path
-	{4, 3, 5, unix.EOPNOTSUPP, false},    // source route failed
-	{4, 3, 6, unix.ENETUNREACH, true},    // network unknown
-	{4, 3, 7, unix.EHOSTDOWN, true},      // host unknown
-	{4, 3, 8, unix.ENONET, true},         // host isolated
-	{4, 3, 9, unix.ENETUNREACH, true},    // network prohibited
-	{4, 3, 10, unix.EHOSTUNREACH, true},  // host prohibited
-	{4, 3, 11, unix.ENETUNREACH, false},  // not for this type of service
-	{4, 3, 12, unix.EHOSTUNREACH, false}, // likewise
-	{4, 3, 13, unix.EHOSTUNREACH, true},  // filtered
-	{4, 3, 14, unix.EHOSTUNREACH, true},  // precedence violation
-	{4, 3, 15, unix.EHOSTUNREACH, true},  // precedence cutoff
-	{4, 11, 0, unix.EHOSTUNREACH, false}, // TTL expired
-	{4, 12, 0, unix.EPROTO, true},        // bad header
-	{6, 1, 0, unix.ENETUNREACH, false},   // no route
-	{6, 1, 1, unix.EACCES, true},         // prohibited
-	{6, 1, 2, unix.EHOSTUNREACH, false},  // beyond the scope of the source
-	{6, 1, 3, unix.EHOSTUNREACH, false},  // the host does not answer
-	{6, 1, 4, unix.ECONNREFUSED, true},   // nobody listens
-	{6, 1, 5, unix.EACCES, true},         // source address failed policy
-	{6, 1, 6, unix.EACCES, true},         // rejected route
-	{6, 2, 0, unix.EMSGSIZE, true},       // too long for the path
-	{6, 3, 0, unix.EHOSTUNREACH, false},  // hop limit exceeded
-	{6, 4, 0, unix.EPROTO, true},         // bad header
+	{4, 3, 0, unix.ENETUNREACH},   // no route to the network
+	{4, 3, 1, unix.EHOSTUNREACH},  // no route to the host, or it does not answer
+	{4, 3, 2, unix.ENOPROTOOPT},   // no UDP there
+	{4, 3, 3, unix.ECONNREFUSED},  // nobody listens
+	{4, 3, 4, unix.EMSGSIZE},      // too long for the path
+	{4, 3, 5, unix.EOPNOTSUPP},    // source route failed
+	{4, 3, 6, unix.ENETUNREACH},   // network unknown
+	{4, 3, 7, unix.EHOSTDOWN},     // host unknown
+	{4, 3, 8, unix.ENONET},        // host isolated
+	{4, 3, 9, unix.ENETUNREACH},   // network prohibited
+	{4, 3, 10, unix.EHOSTUNREACH}, // host prohibited
+	{4, 3, 11, unix.ENETUNREACH},  // not for this type of service
+	{4, 3, 12, unix.EHOSTUNREACH}, // likewise
+	{4, 3, 13, unix.EHOSTUNREACH}, // filtered
+	{4, 3, 14, unix.EHOSTUNREACH}, // precedence violation
+	{4, 3, 15, unix.EHOSTUNREACH}, // precedence cutoff
+	{4, 11, 0, unix.EHOSTUNREACH}, // TTL expired
+	{4, 12, 0, unix.EPROTO},       // bad header
+	{6, 1, 0, unix.ENETUNREACH},   // no route
+	{6, 1, 1, unix.EACCES},        // prohibited
+	{6, 1, 2, unix.EHOSTUNREACH},  // beyond the scope of the source
+	{6, 1, 3, unix.EHOSTUNREACH},  // the host does not answer
+	{6, 1, 4, unix.ECONNREFUSED},  // nobody listens
+	{6, 1, 5, unix.EACCES},        // source address failed policy
+	{6, 1, 6, unix.EACCES},        // rejected route
+	{6, 2, 0, unix.EMSGSIZE},      // too long for the path
+	{6, 3, 0, unix.EHOSTUNREACH},  // hop limit exceeded
+	{6, 4, 0, unix.EPROTO},        // bad header
 }
 
 // reportedMTU is what the messages say of the path. The kernel believes them,
@@ -410,10 +426,8 @@ func testEveryReport(t *testing.T, n setup) {
 		icmp.report(t, row.kind, row.code, connected.LocalAddr(), p.addr)
 		checkReport(t, wait(t, connectedR.undelivered), p.addr, n.host, row.errno)
 		icmp.report(t, row.kind, row.code, unheard.LocalAddr(), p.addr)
-		if row.fatal {
-			counted++
-			eventually(t, "the report is counted", func() bool { return unheard.Stats().Undelivered == counted })
-		}
+		counted++
+		eventually(t, "the report is counted", func() bool { return unheard.Stats().Undelivered == counted })
 	}
 	for _, c := range []*udp.Conn{c, connected, unheard} {
 		check(t, second(c.WriteTo([]byte("works"), p.addr)))

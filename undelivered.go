@@ -20,10 +20,12 @@ type Undelivered struct {
 // it tells of before it reads again.
 const maxReports = 1024
 
-// askForReports has the socket keep reports apart. A socket that cannot gives
-// what it knows by the errors of reads and writes.
+// askForReports has the socket keep reports apart, whether the handler wants to
+// hear of them or not: with that, Linux also says when an interface has no room
+// for a datagram (ENOBUFS), which it otherwise drops without a word. A socket
+// that cannot gives what it knows by the errors of reads and writes.
 func (c *Conn) askForReports() {
-	c.keepsReports = c.handlers.undelivered != nil && c.sock.askForReports()
+	c.keepsReports = c.sock.askForReports()
 }
 
 // recordReport is for a report that a write met. The goroutine tells of it,
