@@ -297,7 +297,7 @@ func (w *sending) address(f *flow, m *message, iovs []unix.Iovec, known int) {
 		h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr, f.scope)
 	}
 	d := &w.ds[m.first.datagram]
-	control := w.s.packetInfo(b.control[b.filled][:0], d, f.addr.Addr())
+	control := w.s.packetInfo(b.control[b.filled][:0], d, f.addr.Addr(), f.scope)
 	if m.count > 1 {
 		control = appendSegment(control, m.segment)
 	}

@@ -202,23 +202,30 @@ func (s *udpSocket) write(d Datagram) error {
 		_, err := s.conn.Write(d.Payload)
 		return err
 	}
-	var space [controlSpace]byte
-	oob := s.packetInfo(space[:0], &d, d.Addr.Addr())
 	scope, err := s.scope(d.Addr.Addr())
 	if err != nil {
 		return err
 	}
-	if scope != 0 { // as a number, which net need not look up
+	if scope != 0 { // as a number: what net knows of names may be a minute old
 		d.Addr = netip.AddrPortFrom(d.Addr.Addr().WithZone(strconv.Itoa(scope)), d.Addr.Port())
 	}
+	var space [controlSpace]byte
+	oob := s.packetInfo(space[:0], &d, d.Addr.Addr(), scope)
 	_, _, err = s.conn.WriteMsgUDPAddrPort(d.Payload, oob, d.Addr)
 	return err
 }
 
 // packetInfo appends to oob the control message that makes d leave from its
 // Local by its Interface on the way to peer, where the system would not do so
-// by itself.
-func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr) []byte {
+// by itself. The scope is the index of the interface that the zone of peer
+// names. The system looks at that zone for addresses of a link only, not for
+// groups that routers forward.
+func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr, scope int) []byte {
+	if scope != 0 && d.Interface == 0 && peer.IsMulticast() && !peer.IsLinkLocalMulticast() {
+		byZone := *d
+		byZone.Interface = scope
+		d = &byZone
+	}
 	if d.Interface == 0 && (d.Local == s.bound || !d.Local.IsValid()) {
 		return oob // the most frequent case, first
 	}
