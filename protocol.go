@@ -23,9 +23,10 @@ type Datagram struct {
 	Addr netip.AddrPort
 
 	// Local is the address of this host that a received datagram was sent
-	// to, which may be a group or a broadcast address. One to send leaves
-	// from it; where it is a group or a broadcast address, from the
-	// interface's own address.
+	// to, or the group. It is 255.255.255.255 where that was a broadcast
+	// address, also of a subnet, which looks like any other (Linux). One to
+	// send leaves from it; where it is a group or a broadcast address, from
+	// the interface's own address.
 	Local netip.Addr
 
 	// Interface is the index of the network interface that a received
@@ -41,10 +42,6 @@ type Datagram struct {
 	// Truncated reports that the payload of a received datagram was longer
 	// than ListenConfig.MaxDatagram, and is cut to that.
 	Truncated bool
-
-	// notOwn is Local as it came, where that is an IPv4 group or broadcast
-	// address; by its looks, the broadcast address of a subnet is like others.
-	notOwn [4]byte
 }
 
 // Clone returns a copy of d with a payload of its own, to keep after the

@@ -31,8 +31,8 @@ func parseControl(b []byte, d *Datagram) (segment int) {
 			d.Interface = int(int32(binary.NativeEndian.Uint32(data)))
 			spec, dst := [4]byte(data[4:]), [4]byte(data[8:])
 			d.Local = netip.AddrFrom4(dst)
-			if d.notOwn = [4]byte{}; spec != dst {
-				d.notOwn = dst
+			if spec != dst && !d.Local.IsMulticast() {
+				d.Local = broadcast // by its looks, that of a subnet is like others
 			}
 		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= pktinfo6:
 			if d.Addr.Addr().Is4() {

@@ -264,7 +264,7 @@ func (w *sending) fill(m *message, p place) (iovs []unix.Iovec, next place) {
 
 // sameSource reports whether a and b leave from the same place.
 func sameSource(a, b *Datagram) bool {
-	return a.Local == b.Local && a.Interface == b.Interface && a.notOwn == b.notOwn
+	return a.Local == b.Local && a.Interface == b.Interface
 }
 
 // appendPayload appends p, as part of the last one where it follows that in

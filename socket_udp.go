@@ -248,7 +248,7 @@ func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr, scope i
 func (d *Datagram) leave(peer netip.Addr) (source netip.Addr, index int) {
 	source, index = d.Local.Unmap().WithZone(""), d.Interface
 	switch {
-	case source.IsMulticast() || source == broadcast || source.Is4() && source.As4() == d.notOwn:
+	case source.IsMulticast() || source == broadcast:
 		source = netip.Addr{} // of the addresses of that interface, the system knows the right one
 	case routable(source) && routable(peer):
 		index = 0

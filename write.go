@@ -23,6 +23,10 @@ func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
 // interface that d came in by. Otherwise Reply acts like WriteTo.
 func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
 	d.Payload = b
+	if d.Addr.Addr().Unmap().IsUnspecified() {
+		c.stats.writeErrors.Add(1)
+		return 0, c.opError(opWrite, d.Addr, errNobody(d.Addr))
+	}
 	return c.writeOne(&d, false)
 }
 
@@ -84,10 +88,19 @@ func (c *Conn) destination(d *Datagram, implied bool) (netip.AddrPort, error) {
 	default:
 		return addr, net.ErrWriteToConnected
 	}
+	if d.Local.IsValid() && addr.Addr().IsUnspecified() {
+		return addr, errNobody(addr)
+	}
 	if d.Local.IsValid() && d.Local.Unmap().Is4() != addr.Addr().Is4() {
 		return addr, &net.AddrError{Err: "source of another family than the destination", Addr: d.Local.String()}
 	}
 	return addr, nil
+}
+
+// errNobody says that a datagram came from an address that no host has: an
+// answer to it would come back to this host, and again.
+func errNobody(addr netip.AddrPort) error {
+	return &net.AddrError{Err: "nobody's address", Addr: addr.String()}
 }
 
 // checkAddr reports an address that nothing can be sent to by this socket.

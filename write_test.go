@@ -74,8 +74,12 @@ func TestReplyToBroadcast(t *testing.T) {
 				}
 			}
 			p.send(t, netip.AddrPortFrom(broadcast, c.LocalAddr().Port()), "anybody?")
-			if d := wait(t, h.datagrams); d.Local != broadcast {
-				t.Errorf("Local is %v", d.Local)
+			want := broadcast
+			if runtime.GOOS == "linux" {
+				want = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+			}
+			if d := wait(t, h.datagrams); d.Local != want {
+				t.Errorf("Local is %v, want %v", d.Local, want)
 			}
 			p.expect(t, "anybody?", n.reach(c))
 		})
@@ -400,3 +404,30 @@ func (s *fakeSocket) LocalAddr() net.Addr {
 func (s *fakeSocket) SetDeadline(time.Time) error      { return nil }
 func (s *fakeSocket) SetReadDeadline(time.Time) error  { return nil }
 func (s *fakeSocket) SetWriteDeadline(time.Time) error { return nil }
+
+// TestReplyToNobody has datagrams whose source no host has, which anybody can
+// forge: nothing that was received is sent back there, on no path.
+func TestReplyToNobody(t *testing.T) {
+	for _, n := range kernelSetups() {
+		t.Run(n.name, func(t *testing.T) {
+			c := n.listen(t, nil)
+			for _, source := range []string{"0.0.0.0", "::", "::ffff:0.0.0.0"} {
+				d := udp.Datagram{Addr: netip.AddrPortFrom(netip.MustParseAddr(source), c.LocalAddr().Port()), Local: n.host, Payload: []byte("x")}
+				for name, err := range map[string]error{
+					"Reply":      second(c.Reply(d, []byte("x"))),
+					"no Local":   second(c.Reply(udp.Datagram{Addr: d.Addr}, []byte("x"))),
+					"WriteBatch": second(c.WriteBatch([]udp.Datagram{d})),
+					"two":        second(c.WriteBatch([]udp.Datagram{d, d})),
+					"Queue":      c.Queue(d),
+				} {
+					if err == nil {
+						t.Errorf("%s to %s is sent", name, source)
+					}
+				}
+			}
+			if s := c.Stats(); s.WriteDatagrams != 0 || s.WriteErrors != 3*6 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
