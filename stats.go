@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 )
@@ -8,21 +9,67 @@ import (
 // Stats are the totals of a Conn since it was opened; reading them resets
 // nothing.
 type Stats struct {
-	Reads         uint64 // system calls that returned something: ReadDatagrams/Reads is the batch
+	// Reads are the system calls that returned something, ReadDatagrams what
+	// they returned: ReadDatagrams/Reads is the length of a batch. ReadBytes
+	// are the payloads of these datagrams, cut to MaxDatagram. All of them
+	// count, those that are then discarded too.
+	Reads         uint64
 	ReadDatagrams uint64
-	ReadBytes     uint64 // of payload, as delivered
-	Truncated     uint64 // cut to MaxDatagram
-	Discarded     uint64 // read, but not for the handler: not from the peer, to a group not joined, or after Close
-	Dropped       uint64 // thrown away by the kernel, because the receive buffer was full (Linux); those it had joined count as one
-	Undelivered   uint64 // reports of the network that a datagram did not arrive
-	ReadErrors    uint64 // survived
+	ReadBytes     uint64
 
-	Writes         uint64 // system calls that sent something
+	// Truncated are those that were cut to MaxDatagram.
+	Truncated uint64
+
+	// Discarded are those that were read, but not handed to the handler: not
+	// from the peer of a connected Conn, to a group that was not joined, from
+	// a forged source, after Close, or because a handler ended the goroutine
+	// (runtime.Goexit) before it came to them.
+	Discarded uint64
+
+	// Dropped is what Linux threw away before it could be read, since the
+	// socket was opened: mostly because the receive buffer was full; but a
+	// bad checksum counts too, and so does what a socket filter refuses.
+	// Datagrams that Linux had joined (UDP_GRO, udp(7)) count as one. Zero
+	// on other systems.
+	Dropped uint64
+
+	// Undelivered are reports of the network that a datagram did not arrive,
+	// whether the handler hears of them (HandleUndelivered) or not.
+	Undelivered uint64
+
+	// ReadErrors are failures of reads for no known reason. The Conn has
+	// tried again after each.
+	ReadErrors uint64
+
+	// Writes are the system calls that sent something, WriteDatagrams what
+	// they sent, WriteBytes the payloads of these, and WriteErrors the
+	// datagrams that could not be sent.
+	Writes         uint64
 	WriteDatagrams uint64
-	WriteBytes     uint64 // of payload
-	WriteErrors    uint64 // datagrams that could not be sent
+	WriteBytes     uint64
+	WriteErrors    uint64
 
-	Panics uint64 // recovered
+	// Panics are those that ListenConfig.Recover got.
+	Panics uint64
+}
+
+// String returns the totals for people to read. What went wrong is named only
+// if something did; the form may change.
+func (s Stats) String() string {
+	text := fmt.Sprintf("read %d datagrams (%d bytes, %d calls), wrote %d (%d bytes, %d calls)",
+		s.ReadDatagrams, s.ReadBytes, s.Reads, s.WriteDatagrams, s.WriteBytes, s.Writes)
+	for _, fault := range []struct {
+		count uint64
+		name  string
+	}{
+		{s.Truncated, "truncated"}, {s.Discarded, "discarded"}, {s.Dropped, "dropped"}, {s.Undelivered, "undelivered"},
+		{s.ReadErrors, "read errors"}, {s.WriteErrors, "write errors"}, {s.Panics, "panics"},
+	} {
+		if fault.count > 0 {
+			text += fmt.Sprintf(", %d %s", fault.count, fault.name)
+		}
+	}
+	return text
 }
 
 // statistics counts for Stats. A call for one datagram counts itself only, so
