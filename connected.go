@@ -50,12 +50,12 @@ func (lc *ListenConfig) dial(ctx context.Context, address string) (*Conn, error)
 }
 
 func (lc *ListenConfig) dialAddr(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
-	network, loopback := "udp6", netip.IPv6Loopback()
+	network := "udp6"
 	if addr.Addr().Is4() {
-		network, loopback = "udp4", netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		network = "udp4"
 	}
 	if addr.Addr().IsUnspecified() {
-		addr = netip.AddrPortFrom(loopback, addr.Port())
+		addr = netip.AddrPortFrom(loopbackOf(addr.Addr()), addr.Port())
 	}
 	c, err := lc.listen(ctx, network, ":0", 0)
 	if err != nil {

@@ -70,6 +70,9 @@ func (c *Conn) opError(op string, addr netip.AddrPort, err error) error {
 	if c.state.Load() == stateClosed {
 		err = net.ErrClosed
 	}
+	if !c.config.Broadcast && addr.Addr().Is4() && errnoOf(err) == syscall.EACCES {
+		err = fmt.Errorf("%w (if that is a broadcast address: is ListenConfig.Broadcast missing?)", cause(err))
+	}
 	return opError(op, c.LocalAddr(), addr, err)
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A PacketListener opens sockets. *net.ListenConfig and *MemNet are
@@ -34,6 +35,19 @@ type ListenConfig struct {
 	// system's default is used.
 	ReadBuffer  int
 	WriteBuffer int
+
+	// Interface is the one that the socket sends and receives by; it is known
+	// by its Index. If nil, it sends and receives by all. When the interface
+	// has gone, the Conn waits for the next one with its Name; until then
+	// writes fail with syscall.ENODEV, or ENETUNREACH, as they do while it
+	// is down. Linux, macOS; Windows, for sending only; elsewhere it is
+	// errors.ErrUnsupported.
+	Interface *net.Interface
+
+	// Broadcast lets the Conn send to broadcast addresses. Without it that
+	// is syscall.EACCES, so that nobody who forges a source makes a server
+	// answer to a whole network.
+	Broadcast bool
 
 	// ReusePort lets several sockets, here or in other processes of the
 	// same user, share the load of one port (SO_REUSEPORT, socket(7)): each
@@ -108,7 +122,7 @@ func (lc *ListenConfig) NewConn(pc net.PacketConn, h Handler) (*Conn, error) {
 	if err := checkAddOns(h); err != nil {
 		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
 	}
-	c, err := lc.newConn(pc)
+	c, err := lc.newConn(pc, "")
 	if err != nil {
 		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
 	}
@@ -116,8 +130,9 @@ func (lc *ListenConfig) NewConn(pc net.PacketConn, h Handler) (*Conn, error) {
 	return c.start(h, nil)
 }
 
-// newConn makes a Conn of pc that has no goroutine yet.
-func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
+// newConn makes a Conn of pc that has no goroutine yet. The network is what
+// package net has opened pc for, just now; empty: somebody else has opened it.
+func (lc *ListenConfig) newConn(pc net.PacketConn, network string) (*Conn, error) {
 	if err := lc.check(); err != nil {
 		return nil, err
 	}
@@ -128,12 +143,23 @@ func (lc *ListenConfig) newConn(pc net.PacketConn) (*Conn, error) {
 	if c.config.MaxDatagram == 0 {
 		c.config.MaxDatagram = readBuffer - 1
 	}
+	var err error
+	if c.sock, err = newSocket(pc, &c.config, network); err != nil {
+		return nil, err
+	}
+	if lc.Interface != nil {
+		if err := c.sock.setInterface(lc.Interface.Index); err != nil {
+			return nil, fmt.Errorf("Interface: %w", err)
+		}
+	}
 	if err := lc.setBuffers(pc); err != nil {
 		return nil, err
 	}
-	var err error
-	if c.sock, err = newSocket(pc, &c.config); err != nil {
+	if err := c.sock.setUp(&c.config); err != nil {
 		return nil, err
+	}
+	if network == "" { // a deadline may be left of what it was used for
+		pc.SetDeadline(time.Time{})
 	}
 	c.ip4, c.ip6 = c.sock.families()
 	if nc, ok := pc.(net.Conn); ok {
@@ -159,17 +185,11 @@ type sharingListener interface {
 	listenShared(ctx context.Context, network, address string, how sharing) (net.PacketConn, error)
 }
 
-// A portKeeper is a socket that would lose its port on disconnecting, if it
-// was not told to keep it before anybody knew it.
-type portKeeper interface{ keepPort() error }
-
-// portTries is how often listen asks for a port that nobody takes in the
-// moment in which the system lets go of it.
-const portTries = 4
-
 // check reports settings that make no sense.
 func (lc *ListenConfig) check() error {
 	switch {
+	case lc.Interface != nil && lc.Interface.Index <= 0:
+		return fmt.Errorf("Interface %q has index %d", lc.Interface.Name, lc.Interface.Index)
 	case lc.MaxDatagram < 0:
 		return fmt.Errorf("MaxDatagram is %d", lc.MaxDatagram)
 	case lc.ReadBuffer < 0 || lc.WriteBuffer < 0:
@@ -196,31 +216,11 @@ func (lc *ListenConfig) listen(ctx context.Context, network, address string, how
 		how |= shareLoad
 	}
 	network, local := bindAddress(network, address, at[0])
-	for try := 1; ; try++ {
-		pc, err := lc.open(ctx, network, local, how)
-		if err != nil {
-			return nil, opError(opListen, netip.AddrPort{}, at[0], err)
-		}
-		c, err := lc.newConn(pc)
-		if err == nil && at[0].Port() == 0 {
-			err = c.keepPort()
-		}
-		if err == nil {
-			return c, nil
-		}
-		pc.Close()
-		if try == portTries || !errors.Is(err, syscall.EADDRINUSE) {
-			return nil, opError(opListen, netip.AddrPort{}, at[0], err)
-		}
+	c, err := lc.open(ctx, network, local, how)
+	if err != nil {
+		return nil, opError(opListen, netip.AddrPort{}, at[0], err)
 	}
-}
-
-// keepPort makes sure that a port that the system has chosen stays.
-func (c *Conn) keepPort() error {
-	if k, ok := c.sock.(portKeeper); ok {
-		return k.keepPort()
-	}
-	return nil
+	return c, nil
 }
 
 // bindAddress returns what to ask a PacketListener for. An IPv4 host means
@@ -239,30 +239,60 @@ func bindAddress(network, address string, at netip.AddrPort) (_, local string) {
 	return network, at.String()
 }
 
-// open asks the PacketListener for a socket.
-func (lc *ListenConfig) open(ctx context.Context, network, address string, how sharing) (net.PacketConn, error) {
-	var system net.ListenConfig
+// open asks the PacketListener for a socket, and makes a Conn of it.
+func (lc *ListenConfig) open(ctx context.Context, network, address string, how sharing) (c *Conn, err error) {
+	var pc net.PacketConn
 	switch l := lc.PacketListener.(type) {
 	case nil:
+		pc, err = lc.listenSystem(ctx, net.ListenConfig{}, network, address, how)
 	case *net.ListenConfig:
-		system = *l // a copy: the caller's stays as it is
+		pc, err = lc.listenSystem(ctx, *l, network, address, how)
+		network = "" // its Control may have done anything
 	case sharingListener:
-		return l.listenShared(ctx, network, address, how)
+		pc, err = l.listenShared(ctx, network, address, how)
 	default:
 		if how != 0 {
 			return nil, fmt.Errorf("sharing a port by way of a %T: %w", l, errors.ErrUnsupported)
 		}
-		return l.ListenPacket(ctx, network, address)
+		pc, err = l.ListenPacket(ctx, network, address)
+		network = ""
 	}
-	if how != 0 {
-		system.Control = how.control(system.Control)
+	if err != nil {
+		return nil, err
 	}
-	return system.ListenPacket(ctx, network, address)
+	if c, err = lc.newConn(pc, network); err != nil {
+		pc.Close()
+	}
+	return c, err
 }
 
-// control returns a function for net.ListenConfig.Control that sets the
-// options for how, after next.
-func (how sharing) control(next func(string, string, syscall.RawConn) error) func(string, string, syscall.RawConn) error {
+// listenSystem opens a socket of the system. One for all addresses is for IPv6
+// too, where the system has that: package net makes it one for IPv4 where
+// 127.0.0.1 is not an address of the host (golang/go#61310).
+func (lc *ListenConfig) listenSystem(ctx context.Context, system net.ListenConfig, network, address string, how sharing) (net.PacketConn, error) {
+	next := system.Control
+	listen := func(network, address string, dualStack bool) (net.PacketConn, error) {
+		system.Control = lc.control(next, how, dualStack)
+		return system.ListenPacket(ctx, network, address)
+	}
+	pc, err := listen(network, address, false)
+	port, wildcard := strings.CutPrefix(strings.TrimPrefix(address, "[::]"), ":")
+	if err != nil || network != "udp" || !wildcard || pc.LocalAddr().(*net.UDPAddr).IP.To4() == nil {
+		return pc, err
+	}
+	pc.Close()
+	if pc, err := listen("udp6", "[::]:"+port, true); err == nil {
+		return pc, nil
+	}
+	return listen(network, address, false) // the system has no IPv6
+}
+
+// control returns a function for net.ListenConfig.Control that sets, after
+// next, what must be set before a socket is bound; nil: nothing must.
+func (lc *ListenConfig) control(next func(string, string, syscall.RawConn) error, how sharing, dualStack bool) func(string, string, syscall.RawConn) error {
+	if how == 0 && !dualStack && lc.Interface == nil {
+		return next
+	}
 	return func(network, address string, raw syscall.RawConn) error {
 		if next != nil {
 			if err := next(network, address, raw); err != nil {
@@ -271,11 +301,17 @@ func (how sharing) control(next func(string, string, syscall.RawConn) error) fun
 		}
 		var err error
 		cerr := raw.Control(func(fd uintptr) {
-			if how&shareGroup != 0 {
+			if dualStack {
+				err = setDualStack(fd)
+			}
+			if err == nil && how&shareGroup != 0 {
 				err = setReuseAddr(fd)
 			}
 			if err == nil && how&shareLoad != 0 {
 				err = setReusePort(fd)
+			}
+			if err == nil && lc.Interface != nil {
+				err = bindInterface(fd, lc.Interface.Index, network == "udp6")
 			}
 		})
 		return errors.Join(cerr, err)
@@ -283,7 +319,7 @@ func (how sharing) control(next func(string, string, syscall.RawConn) error) fun
 }
 
 // newSocket returns the socket that pc is, or can be made.
-func newSocket(pc net.PacketConn, lc *ListenConfig) (socket, error) {
+func newSocket(pc net.PacketConn, lc *ListenConfig, network string) (socket, error) {
 	switch pc := pc.(type) {
 	case nil:
 		return nil, errors.New("nil net.PacketConn")
@@ -291,11 +327,11 @@ func newSocket(pc net.PacketConn, lc *ListenConfig) (socket, error) {
 		if pc == nil {
 			return nil, errors.New("nil *net.UDPConn")
 		}
-		s, err := newUDPSocket(pc, lc.MaxDatagram)
+		s, err := newUDPSocket(pc, lc, network)
 		if err != nil {
 			return nil, err
 		}
-		return accelerate(s, lc.NoOffload), nil
+		return accelerate(s), nil
 	case *memSocket:
 		return pc, pc.configure(lc)
 	}

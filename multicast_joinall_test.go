@@ -101,7 +101,7 @@ func onFakeHost(t *testing.T, test func(t *testing.T, h *fakeHost, c *Conn, log 
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := lc.newConn(pc)
+		c, err := lc.newConn(pc, "")
 		if err != nil {
 			t.Fatal(err)
 		}

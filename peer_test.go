@@ -181,7 +181,7 @@ func (p *peerProcess) do(m message, reply *message) (err error) {
 
 func (p *peerProcess) listen(m message) (id int, err error) {
 	h := peerHandler{p, len(p.conns) + 1}
-	lc := udp.ListenConfig{Network: m.Network, Logger: slog.New(slog.NewTextHandler(h, &slog.HandlerOptions{
+	lc := udp.ListenConfig{Network: m.Network, Broadcast: true, Logger: slog.New(slog.NewTextHandler(h, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}

@@ -463,7 +463,7 @@ func TestTwistedAllowBroadcast(t *testing.T) {
 		t.Skip("the loopback interface has a broadcast address on Linux only: run it there")
 	}
 	w := newWitness()
-	lc := udp.ListenConfig{Network: "udp4"}
+	lc := udp.ListenConfig{Network: "udp4", Broadcast: true}
 	c, err := lc.Listen(t.Context(), ":0", w)
 	if err != nil {
 		t.Fatal(err)

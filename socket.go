@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -17,6 +18,13 @@ import (
 type socket interface {
 	// localAddr is the address that the socket is bound to now, unmapped.
 	localAddr() netip.AddrPort
+
+	// setInterface binds the socket to the interface of that index: it sends
+	// and receives by no other. If that fails, nothing has changed.
+	setInterface(index int) error
+
+	// setUp sets what the socket needs for a Conn with the settings of lc.
+	setUp(lc *ListenConfig) error
 
 	// families tells whether the socket can send to IPv4 and to IPv6.
 	families() (ip4, ip6 bool)
@@ -122,6 +130,8 @@ const forever time.Duration = -1
 type plainSocket struct{}
 
 func (plainSocket) drain()                                               {}
+func (plainSocket) setInterface(int) error                               { return errors.ErrUnsupported }
+func (plainSocket) setUp(*ListenConfig) error                            { return nil }
 func (plainSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) { return c.writeEach(ds) }
 func (plainSocket) connect(peer netip.AddrPort) (netip.AddrPort, error)  { return peer, nil }
 func (plainSocket) disconnect() error                                    { return nil }
@@ -176,7 +186,16 @@ func familiesOf(a netip.Addr) (ip4, ip6 bool) {
 	return a.Is4() || a == netip.IPv6Unspecified(), a.Is6()
 }
 
-// addrPortOf returns a as a netip.AddrPort, if it is an IP address and port.
+// loopbackOf is the address of this host in the family of a.
+func loopbackOf(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
+}
+
+// addrPortOf returns a as a netip.AddrPort, if it is the address of a UDP
+// socket: that of another kind may read like one.
 func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
 	switch a := a.(type) {
 	case nil:
@@ -188,7 +207,7 @@ func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
 		return a.AddrPort(), a.AddrPort().IsValid()
 	}
 	ap, err := netip.ParseAddrPort(a.String())
-	return ap, err == nil
+	return ap, err == nil && strings.HasPrefix(a.Network(), "udp")
 }
 
 // addrString is a.String() that allows nil.

@@ -3,7 +3,12 @@
 package udp
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -29,19 +34,51 @@ func setReuseAddr(fd uintptr) error {
 	return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 }
 
-// ownGroupsOnly: there is no such option; the Conn filters by destination.
-func ownGroupsOnly(syscall.RawConn, bool) {}
+// mustDrop: connecting again drops the peer too.
+func (*udpSocket) mustDrop(netip.AddrPort) bool { return true }
 
-// dissolve disconnects fd by connecting it to AF_UNSPEC. The systems report
-// EAFNOSUPPORT or EINVAL for the address, having done it; the port stays.
-func dissolve(fd int, _ netip.AddrPort, _ bool) error {
+// dropPeer takes its peer from fd by connecting it to AF_UNSPEC. The systems
+// report EAFNOSUPPORT or EINVAL for the address, having done it; the port
+// stays. But they bind the socket to all addresses then, and keep one that was
+// connected to IPv4 from IPv6 (XNU, in6_pcbdisconnect and udp6_disconnect;
+// FreeBSD, udp_disconnect), and it cannot be bound again. So this is for a
+// socket that was opened for all addresses, and for one family if it has an
+// IPv4 peer: others would hear more than they were opened for, or less.
+func (s *udpSocket) dropPeer(fd int) error {
+	if peer := s.peer.Load(); s.bound.IsValid() || s.is6 && peer != nil && peer.Addr().Is4() {
+		return errors.ErrUnsupported
+	}
 	var unspec unix.RawSockaddrInet4
 	_, _, errno := syscall.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec))
 	switch errno {
 	case 0, unix.EAFNOSUPPORT, unix.EINVAL, unix.ENOTCONN:
 		return nil
 	}
-	return errno
+	return os.NewSyscallError("connect", errno)
+}
+
+func (*udpSocket) restoreAfter(syscall.Errno) bool { return false }
+func (*udpSocket) rememberDevice()                 {}
+func (*udpSocket) keepDevice(int, *netip.AddrPort) {}
+func (*udpSocket) leaveShare()                     {}
+func routeSource(netip.AddrPort) netip.Addr        { return netip.Addr{} }
+func connected(int)                                {}
+
+// bindInterface binds a new socket to an interface: IP_BOUND_IF and
+// IPV6_BOUND_IF of macOS, which have the same number in Darwin's headers as
+// here.
+func bindInterface(fd uintptr, index int, is6 bool) error {
+	if runtime.GOOS != "darwin" && runtime.GOOS != "ios" {
+		return errors.ErrUnsupported
+	}
+	if _, err := net.InterfaceByIndex(index); err != nil {
+		return fmt.Errorf("no interface has index %d: %w", index, unix.ENXIO)
+	}
+	const boundIf4, boundIf6 = 25, 125
+	if is6 {
+		return unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, boundIf6, index)
+	}
+	return unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, boundIf4, index)
 }
 
 // setReusePort lets several sockets have the port. FreeBSD shares what comes
@@ -69,4 +106,9 @@ func appendSource(b []byte, source netip.Addr) []byte {
 	header.SetLen(unix.CmsgLen(4))
 	copy(control[unix.CmsgLen(0):], source.AsSlice())
 	return append(b, control...)
+}
+
+func (s *udpSocket) setInterface(index int) (err error) {
+	cerr := s.raw.Control(func(fd uintptr) { err = bindInterface(fd, index, s.is6) })
+	return cmp.Or(cerr, err)
 }

@@ -47,10 +47,13 @@ type dropCount struct {
 	ok    bool
 }
 
-// start takes what a socket has dropped so far for nothing.
-func (n *dropCount) start(s *udpSocket) {
+// start takes what a socket has dropped so far for nothing, which a fresh one
+// need not be asked for.
+func (n *dropCount) start(s *udpSocket, fresh bool) {
 	n.raw, n.count, n.ask = s.raw, n.drops, n.askKernel
-	n.last, _ = n.drops()
+	if !fresh {
+		n.last, _ = n.drops()
+	}
 }
 
 func (n *dropCount) read(*udpSocket) uint64 { return n.advance(n.count) }

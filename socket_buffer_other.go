@@ -17,5 +17,5 @@ func grantedSize(_ syscall.RawConn, _ bufferKind, asked int) int { return asked 
 // dropCount: only Linux tells.
 type dropCount struct{}
 
-func (dropCount) start(*udpSocket)       {}
+func (dropCount) start(*udpSocket, bool) {}
 func (dropCount) read(*udpSocket) uint64 { return 0 }

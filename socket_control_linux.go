@@ -16,6 +16,36 @@ const (
 	pktinfo6    = unix.SizeofInet6Pktinfo
 )
 
+// setUp sets what a new socket needs, in one go: the system is to tell
+// with each datagram what can differ from one to the next, to give the socket
+// only the groups that it joins itself, and to refuse broadcasts unless they
+// are allowed, which package net does. A kernel that cannot tell leaves it
+// unknown.
+func (s *udpSocket) setUp(lc *ListenConfig) error {
+	return s.raw.Control(func(fd uintptr) {
+		set := func(level, option, value int) { unix.SetsockoptInt(int(fd), level, option, value) }
+		if s.ip4 {
+			set(unix.SOL_SOCKET, unix.SO_BROADCAST, boolInt(lc.Broadcast))
+			set(unix.IPPROTO_IP, unix.IP_RECVTTL, 1)
+		}
+		if s.is6 {
+			set(unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1)
+		}
+		if s.bound.IsValid() && lc.Interface == nil {
+			return // Local is known, and no group's datagrams come but those of bound
+		}
+		if s.ip4 {
+			s.tells4 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) == nil
+		}
+		if s.is6 {
+			set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+		}
+		if !s.bound.IsValid() {
+			ownGroupsOnly(int(fd), s.is6)
+		}
+	})
+}
+
 // parseControl fills d from the control messages that came with it, and
 // returns the size of the datagrams that the kernel has put together in the
 // payload, zero if it has not. Whatever is malformed is passed over.

@@ -3,6 +3,8 @@
 package udp
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 
 	"golang.org/x/net/ipv4"
@@ -11,6 +13,33 @@ import (
 
 // controlSpace is room for all the control data of one datagram.
 const controlSpace = 256
+
+// setUp sets what a new socket needs: the system is to tell with each
+// datagram what can differ from one to the next, and to refuse broadcasts
+// unless they are allowed, which package net does. A system that cannot tell
+// leaves it unknown.
+func (s *udpSocket) setUp(lc *ListenConfig) error {
+	setBroadcast(s.raw, lc.Broadcast)
+	flags4, flags6 := ipv4.FlagTTL, ipv6.FlagHopLimit
+	if !s.bound.IsValid() || lc.Interface != nil {
+		flags4 |= ipv4.FlagDst | ipv4.FlagInterface
+		flags6 |= ipv6.FlagDst | ipv6.FlagInterface
+	}
+	var err error
+	if s.is6 {
+		err = ipv6.NewPacketConn(s.conn).SetControlMessage(flags6, true)
+	}
+	if s.ip4 {
+		err4 := ipv4.NewPacketConn(s.conn).SetControlMessage(flags4, true)
+		if !s.is6 {
+			err = err4
+		}
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // parseControl fills d from the control messages that came with it. Whatever
 // is malformed, or not known to the system, is passed over.

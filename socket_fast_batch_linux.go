@@ -47,6 +47,7 @@ type sendBatch struct {
 	iovs     int // iovecs in use
 	bytes    int // of payload in the messages
 	errno    syscall.Errno
+	changing *sync.RWMutex // the socket's, for wait
 
 	flows []flow           // in the order of their first datagrams
 	runs  []run            // of all flows, in the order of the batch
@@ -324,10 +325,14 @@ func (w *sending) flush() {
 		w.s.changing.RLock()
 		err := w.s.raw.Control(b.run)
 		w.s.changing.RUnlock()
+		if err == nil && w.s.restoreAfter(b.errno) {
+			continue
+		}
 		if stopped && b.errno == 0 && !w.c.keepsReports && w.s.peer.Load() != nil {
 			w.c.stats.undelivered.Add(1) // what had stopped it was a report
 		}
 		if err == nil && b.errno == unix.EAGAIN {
+			b.changing = &w.s.changing
 			err = w.s.raw.Write(b.wait)
 		}
 		if err == nil && b.errno != 0 {
@@ -383,6 +388,8 @@ func (b *sendBatch) send(fd uintptr) {
 }
 
 func (b *sendBatch) sendOrWait(fd uintptr) bool {
+	b.changing.RLock()
+	defer b.changing.RUnlock()
 	b.send(fd)
 	return b.errno != unix.EAGAIN
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -28,7 +27,6 @@ import (
 type fastSocket struct {
 	*udpSocket
 	segments atomic.Int64 // the longest segment that may be sent with UDP_SEGMENT; zero: none
-	changing sync.RWMutex // locked to change the peer, read-locked by each system call that sends
 
 	// Of the Conn's goroutine.
 	receive    func(fd uintptr) bool // s.receiveOnce, made once
@@ -43,23 +41,30 @@ type fastSocket struct {
 }
 
 // accelerate returns the fastest socket there is on top of s.
-func accelerate(s *udpSocket, noOffload bool) socket {
+func accelerate(s *udpSocket) socket {
+	s.dialed = false // the system calls made here need no leave of package net
 	f := &fastSocket{udpSocket: s, idle: true}
 	f.receive = f.receiveOnce
 	f.receiveNow = func(fd uintptr) { f.receiveOnce(fd) }
-	s.raw.Control(func(fd uintptr) {
-		if noOffload { // where it was inherited
+	return f
+}
+
+func (s *fastSocket) setUp(lc *ListenConfig) error {
+	if err := s.udpSocket.setUp(lc); err != nil {
+		return err
+	}
+	return s.raw.Control(func(fd uintptr) {
+		if lc.NoOffload { // where it was inherited
 			unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 0)
 			return
 		}
 		// Kernels that do not know UDP_SEGMENT ignore it in a control
 		// message, and send one datagram instead of many (before 4.18).
 		if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT); err == nil {
-			f.segments.Store(maxSegmented)
+			s.segments.Store(maxSegmented)
 		}
 		unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) // since 5.0
 	})
-	return f
 }
 
 // limitSegments turns UDP_SEGMENT off after it has failed for datagrams that
@@ -75,18 +80,6 @@ func (s *fastSocket) limitSegments(c *Conn, segment int, err error) {
 			c.log(slog.LevelWarn, "udp: segmentation offload failed", "error", err, "limit", limit)
 		}
 	}
-}
-
-func (s *fastSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	return s.udpSocket.connect(peer)
-}
-
-func (s *fastSocket) disconnect() error {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	return s.udpSocket.disconnect()
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2), which x/sys does not have.

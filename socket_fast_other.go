@@ -3,4 +3,4 @@
 package udp
 
 // accelerate returns the fastest socket there is on top of s: s itself.
-func accelerate(s *udpSocket, noOffload bool) socket { return s }
+func accelerate(s *udpSocket) socket { return s }

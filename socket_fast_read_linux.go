@@ -102,6 +102,7 @@ func (s *fastSocket) read(wait time.Duration) ([]Datagram, error) {
 		err = s.err
 	}
 	if err != nil {
+		s.restoreAfter(errnoOf(err))
 		return nil, err
 	}
 	return s.batch.ds, nil

@@ -21,6 +21,8 @@ type sendOne struct {
 	name    rawName
 	control [controlSpace]byte
 	errno   syscall.Errno
+
+	changing *sync.RWMutex // the socket's, for wait
 }
 
 var sendOnes = sync.Pool{New: func() any {
@@ -49,8 +51,22 @@ func (op *sendOne) send(fd uintptr) {
 }
 
 func (op *sendOne) sendOrWait(fd uintptr) bool {
+	op.changing.RLock()
+	defer op.changing.RUnlock()
 	op.send(fd)
 	return op.errno != unix.EAGAIN
+}
+
+// sendNow sends without waiting.
+func (op *sendOne) sendNow(s *fastSocket, addr netip.AddrPort, scope int) error {
+	s.changing.RLock()
+	defer s.changing.RUnlock()
+	if peer := s.peer.Load(); peer != nil && *peer == addr {
+		op.header.Name, op.header.Namelen = nil, 0 // the kernel has the route already
+	} else {
+		op.setName(s, addr, scope)
+	}
+	return s.raw.Control(op.run)
 }
 
 func (s *fastSocket) write(d Datagram) error {
@@ -68,16 +84,13 @@ func (s *fastSocket) write(d Datagram) error {
 		op.header.Control = &op.control[0]
 		op.header.SetControllen(len(control))
 	}
-	s.changing.RLock()
-	if peer := s.peer.Load(); peer != nil && *peer == d.Addr {
-		op.header.Name, op.header.Namelen = nil, 0 // the kernel has the route already
-	} else {
-		op.setName(s, d.Addr, scope)
+	err = op.sendNow(s, d.Addr, scope)
+	if err == nil && s.restoreAfter(op.errno) {
+		err = op.sendNow(s, d.Addr, scope)
 	}
-	err = s.raw.Control(op.run)
-	s.changing.RUnlock()
 	if err == nil && op.errno == unix.EAGAIN {
 		op.setName(s, d.Addr, scope)
+		op.changing = &s.changing
 		err = s.raw.Write(op.wait)
 	}
 	if err == nil && op.errno != 0 {

@@ -3,6 +3,7 @@
 package udp
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"syscall"
@@ -16,19 +17,37 @@ const (
 	mappedGroups   = false
 )
 
-func connectSocket(_ syscall.RawConn, _, _, _ netip.AddrPort, _ bool) (local, peer netip.AddrPort, err error) {
-	return local, peer, errors.ErrUnsupported
-}
-
-func disconnectSocket(syscall.RawConn, netip.AddrPort, bool) (local netip.AddrPort, err error) {
-	return local, errors.ErrUnsupported
-}
+// Package net cannot connect a socket that listens: the Conn alone keeps to
+// its peer, as plainSocket says.
 
 func pendingError(syscall.RawConn) syscall.Errno      { return 0 }
-func onlyIPv6(syscall.RawConn) bool                   { return false }
 func isReport(errno syscall.Errno) bool               { return errno == syscall.ECONNREFUSED } // of a MemNet
 func standardErrno(errno syscall.Errno) syscall.Errno { return errno }
 func setReusePort(uintptr) error                      { return errors.ErrUnsupported }
 func setReuseAddr(uintptr) error                      { return errors.ErrUnsupported }
-func ownGroupsOnly(syscall.RawConn, bool)             {}
+func setDualStack(uintptr) error                      { return errors.ErrUnsupported }
+func bindInterface(uintptr, int, bool) error          { return errors.ErrUnsupported }
+func setBroadcast(syscall.RawConn, bool)              {}
+func (*udpSocket) onlyIPv6() bool                     { return false }
+func (s *udpSocket) askLocalAddr() netip.AddrPort     { return *s.local.Load() }
+func (*udpSocket) leaveShare()                        {}
+func routeSource(netip.AddrPort) netip.Addr           { return netip.Addr{} }
+func (*udpSocket) restoreAfter(syscall.Errno) bool    { return false }
+func (*udpSocket) rememberDevice()                    {}
 func appendSource(b []byte, _ netip.Addr) []byte      { return b }
+
+func (s *udpSocket) setInterface(index int) (err error) {
+	cerr := s.raw.Control(func(fd uintptr) { err = bindInterface(fd, index, s.is6) })
+	return cmp.Or(cerr, err)
+}
+
+func (s *udpSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
+	return peer, s.disconnect()
+}
+
+func (s *udpSocket) disconnect() error {
+	if s.dialed {
+		return errors.ErrUnsupported // package net sends to its peer alone
+	}
+	return nil
+}

@@ -37,7 +37,7 @@ func (s *udpSocket) takeReports(limit int, take func(Undelivered)) (more bool) {
 		var payload [1]byte // the beginning of the datagram, of no use
 		var oob [reportSpace]byte
 		for taken := 0; taken < limit; {
-			_, n, _, from, err := unix.Recvmsg(int(fd), payload[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+			_, n, _, from, err := syscall.Recvmsg(int(fd), payload[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 			if errors.Is(err, unix.EINTR) {
 				continue
 			}

@@ -7,12 +7,10 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 )
 
 // udpSocket is the kernel's socket, by way of the package net: one datagram
@@ -20,18 +18,26 @@ import (
 // is built on top of this one (accelerate).
 type udpSocket struct {
 	plainSocket
-	conn      *net.UDPConn
-	raw       syscall.RawConn
-	max       int                            // MaxDatagram
-	local     atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
-	peer      atomic.Pointer[netip.AddrPort] // nil: not connected
-	origin    *net.UDPConn                   // of which conn is a duplicate; nil: it is not
-	dialed    bool                           // net connected it, and refuses addresses on writes
-	is6       bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
-	ip4       bool                           // can send to IPv4
-	bound     netip.Addr                     // the one address that it is bound to; zero: all
-	tells4    bool                           // the system says with each IPv4 datagram where it was sent to
-	drops     dropCount
+	conn   *net.UDPConn
+	raw    syscall.RawConn
+	max    int                            // MaxDatagram
+	local  atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
+	peer   atomic.Pointer[netip.AddrPort] // the system's, which may not be the Conn's; nil: none
+	dialed bool                           // package net refuses addresses on writes
+	is6    bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
+	ip4    bool                           // can send to IPv4
+	bound  netip.Addr                     // the one address that it is bound to; zero: all
+	tells4 bool                           // the system says with each IPv4 datagram where it was sent to
+	drops  dropCount
+
+	// changing is locked to change the peer, the port or the device, and
+	// read-locked by each system call that sends: in between, the system
+	// would give a write another port.
+	changing sync.RWMutex
+	device   int // under changing: the index of the interface that it is bound to; zero: none
+
+	namesSource atomic.Bool // writes must name their source (leaveShare)
+
 	groupsBy  atomic.Int64 // setMulticastInterface
 	zones     zones
 	peerIndex atomic.Int64 // of the interface that the zone of peer names; zero: it has none
@@ -46,65 +52,41 @@ type singleRead struct {
 	ds      [1]Datagram
 }
 
-func newUDPSocket(conn *net.UDPConn, maxDatagram int) (*udpSocket, error) {
-	s := &udpSocket{conn: conn, max: maxDatagram}
-	if netConnected(conn) {
-		if dup, err := duplicate(conn); err == nil {
-			s.conn, s.origin = dup, conn
-		} else {
-			s.dialed = true
-		}
+// newUDPSocket makes a socket of conn, with the settings of lc. The network is
+// what package net was asked for, if it has opened conn just now and nobody
+// else has seen it; empty: whatever may have been done to conn is to be asked.
+func newUDPSocket(conn *net.UDPConn, lc *ListenConfig, network string) (*udpSocket, error) {
+	s := &udpSocket{conn: conn, max: lc.MaxDatagram}
+	var err error
+	if s.raw, err = conn.SyscallConn(); err != nil {
+		return nil, err
 	}
-	err := s.open()
-	if err != nil && s.origin != nil {
-		s.conn.Close()
-	}
-	return s, err
-}
-
-func (s *udpSocket) open() (err error) {
-	if s.raw, err = s.conn.SyscallConn(); err != nil {
-		return err
-	}
-	local, ok := addrPortOf(s.conn.LocalAddr())
+	local, ok := addrPortOf(conn.LocalAddr())
 	if !ok {
-		return net.ErrClosed
+		return nil, net.ErrClosed
 	}
+	fresh := network != ""
 	// An IPv4 socket has IPv4 addresses, anything else is an IPv6 socket.
 	s.is6 = !local.Addr().Is4()
-	s.ip4 = !s.is6 || local.Addr().Is4In6() || local.Addr().IsUnspecified() && !onlyIPv6(s.raw)
+	s.ip4 = !s.is6 || local.Addr().Is4In6()
+	if local.Addr() == netip.IPv6Unspecified() {
+		s.ip4 = network == "udp" && runtime.GOOS == "linux" || network != "udp6" && !s.onlyIPv6()
+	}
 	s.setLocal(unmap(local))
-	if peer, ok := addrPortOf(s.conn.RemoteAddr()); ok {
+	if peer, ok := addrPortOf(conn.RemoteAddr()); ok {
 		peer = unmap(peer)
 		index, _ := s.zoneIndex(peer.Addr())
 		s.peerIndex.Store(int64(index))
 		s.peer.Store(&peer)
+		s.dialed = netConnected(conn)
 	} else if !local.Addr().IsUnspecified() {
 		s.bound = unmap(local).Addr()
 	}
-	if err := s.askForControl(); err != nil {
-		return err
+	if !fresh || local.Addr().Zone() != "" {
+		s.rememberDevice()
 	}
-	if !s.bound.IsValid() {
-		ownGroupsOnly(s.raw, s.is6)
-	}
-	s.drops.start(s)
-	return nil
-}
-
-// duplicate returns the same socket by another descriptor, which net does not
-// take for connected, even though it is.
-func duplicate(conn *net.UDPConn) (*net.UDPConn, error) {
-	f, err := conn.File()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	pc, err := net.FilePacketConn(f)
-	if err != nil {
-		return nil, err
-	}
-	return pc.(*net.UDPConn), nil
+	s.drops.start(s, fresh)
+	return s, nil
 }
 
 // netConnected reports whether the package net takes conn for connected: a
@@ -115,32 +97,6 @@ func netConnected(conn *net.UDPConn) bool {
 	return errors.Is(err, net.ErrWriteToConnected)
 }
 
-// askForControl asks the system to tell with each datagram what can differ
-// from one to the next. A system that cannot tell leaves it unknown.
-func (s *udpSocket) askForControl() error {
-	flags4, flags6 := ipv4.FlagTTL, ipv6.FlagHopLimit
-	if !s.bound.IsValid() {
-		flags4 |= ipv4.FlagDst | ipv4.FlagInterface
-		flags6 |= ipv6.FlagDst | ipv6.FlagInterface
-	}
-	var err error
-	if s.is6 {
-		err = ipv6.NewPacketConn(s.conn).SetControlMessage(flags6, true)
-	}
-	if s.ip4 {
-		err4 := ipv4.NewPacketConn(s.conn).SetControlMessage(flags4, true)
-		s.tells4 = runtime.GOOS == "linux" && err4 == nil && !s.bound.IsValid() // others drop what is forged
-		if !s.is6 {
-			err = err4
-		}
-	}
-	if errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
-}
-
-func (s *udpSocket) localAddr() netip.AddrPort         { return *s.local.Load() }
 func (s *udpSocket) setLocal(a netip.AddrPort)         { s.local.Store(&a) }
 func (s *udpSocket) families() (ip4, ip6 bool)         { return s.ip4, s.is6 && !s.bound.Is4() }
 func (s *udpSocket) release()                          {}
@@ -149,13 +105,25 @@ func (s *udpSocket) dropped() uint64                   { return s.drops.read(s) 
 
 func (s *udpSocket) syscallConn() (syscall.RawConn, error) { return s.conn.SyscallConn() }
 
+// localAddr asks the system as long as the socket has no port: one that was
+// opened elsewhere may be bound by its first write.
+func (s *udpSocket) localAddr() netip.AddrPort {
+	a := *s.local.Load()
+	if a.Port() == 0 {
+		if now := s.askLocalAddr(); now.Port() != 0 {
+			s.setLocal(now)
+			return now
+		}
+	}
+	return a
+}
+
 func (s *udpSocket) close() error {
 	s.drops.read(s) // for Stats after this
-	if s.origin != nil {
-		s.origin.Close()
-	}
 	return s.conn.Close()
 }
+
+func (s *udpSocket) drain() { s.leaveShare() }
 
 func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 	if s.in == nil {
@@ -168,6 +136,7 @@ func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 	}
 	n, controln, _, addr, err := s.conn.ReadMsgUDPAddrPort(s.in.payload[:], s.in.control[:])
 	if err != nil {
+		s.restoreAfter(errnoOf(err))
 		return nil, err
 	}
 	d := &s.in.ds[0]
@@ -198,6 +167,16 @@ func (s *udpSocket) markForged(d *Datagram) {
 }
 
 func (s *udpSocket) write(d Datagram) error {
+	err := s.writeOnce(d)
+	if err != nil && s.restoreAfter(errnoOf(err)) {
+		err = s.writeOnce(d)
+	}
+	return err
+}
+
+func (s *udpSocket) writeOnce(d Datagram) error {
+	s.changing.RLock()
+	defer s.changing.RUnlock()
 	if s.dialed || !writeNamesPeer && s.peer.Load() != nil {
 		_, err := s.conn.Write(d.Payload)
 		return err
@@ -226,6 +205,11 @@ func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr, scope i
 		byZone.Interface = scope
 		d = &byZone
 	}
+	if s.namesSource.Load() && !d.Local.IsValid() {
+		named := *d
+		named.Local = routeSource(netip.AddrPortFrom(peer, d.Addr.Port()))
+		d = &named
+	}
 	if d.Interface == 0 && (d.Local == s.bound || !d.Local.IsValid()) {
 		return oob // the most frequent case, first
 	}
@@ -233,7 +217,7 @@ func (s *udpSocket) packetInfo(oob []byte, d *Datagram, peer netip.Addr, scope i
 	if index == 0 && (!source.IsValid() || source == s.bound) {
 		return oob
 	}
-	if !source.IsValid() {
+	if !source.IsValid() && !s.bound.IsMulticast() {
 		// With an index alone, the system takes one of that interface's
 		// addresses, even where the socket is bound to another.
 		source = s.bound
@@ -263,54 +247,11 @@ func routable(a netip.Addr) bool {
 	return a.IsValid() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && a != broadcast
 }
 
-// remoteAddr is the peer, its zone as a number.
-func (s *udpSocket) remoteAddr() netip.AddrPort {
-	p := s.peer.Load()
-	switch {
-	case p == nil:
-		return netip.AddrPort{}
-	case p.Addr().Zone() != "":
-		return netip.AddrPortFrom(p.Addr().WithZone(strconv.FormatInt(s.peerIndex.Load(), 10)), p.Port())
-	}
-	return *p
-}
-
-func (s *udpSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
-	index, err := s.zoneIndex(peer.Addr())
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	local, peer, err := connectSocket(s.raw, s.localAddr(), s.remoteAddr(), peer, s.is6)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	s.setLocal(local)
-	s.peerIndex.Store(int64(index))
-	s.peer.Store(&peer)
-	return peer, nil
-}
-
-func (s *udpSocket) disconnect() error {
-	if s.dialed {
-		// net will not send it to an address any more.
-		return errors.ErrUnsupported
-	}
-	local, err := disconnectSocket(s.raw, s.localAddr(), s.is6)
-	if err != nil {
-		return err
-	}
-	s.setLocal(local)
-	s.peer.Store(nil)
-	return nil
-}
-
 func (s *udpSocket) pending() syscall.Errno { return pendingError(s.raw) }
 
-// keepPort makes a port that the system chose like one that was asked for:
-// it then stays when the socket is disconnected (Linux).
-func (s *udpSocket) keepPort() error {
-	if writeNamesPeer {
-		return s.disconnect()
+func boolInt(on bool) int {
+	if on {
+		return 1
 	}
-	return nil
+	return 0
 }

@@ -1,7 +1,10 @@
 package udp
 
 import (
+	"cmp"
 	"errors"
+	"math/bits"
+	"net"
 	"net/netip"
 	"syscall"
 	"unsafe"
@@ -14,41 +17,33 @@ const (
 	mappedGroups   = false
 )
 
-// connectSocket connects the socket to peer, and returns its addresses as
-// they are then. On failure old stays the peer.
-func connectSocket(raw syscall.RawConn, local, old, peer netip.AddrPort, is6 bool) (newLocal, newPeer netip.AddrPort, err error) {
-	cerr := raw.Control(func(fd uintptr) {
-		if err = windows.Connect(windows.Handle(fd), sockaddr(fd, peer, is6)); err == nil {
-			setReports(windows.Handle(fd), 1)
-		} else if old.IsValid() {
-			windows.Connect(windows.Handle(fd), sockaddr(fd, old, is6))
-		}
-		newLocal = localName(windows.Handle(fd), local)
-	})
-	if cerr != nil {
-		err = cerr
-	}
-	return newLocal, peer, err
-}
+// A descriptor is what the system calls of package syscall take.
+type descriptor = syscall.Handle
 
-// disconnectSocket connects the socket to the address of zeros, which takes
-// its peer from it.
-func disconnectSocket(raw syscall.RawConn, local netip.AddrPort, is6 bool) (newLocal netip.AddrPort, err error) {
+// mustDrop: Windows takes another peer at once.
+func (*udpSocket) mustDrop(netip.AddrPort) bool { return false }
+
+// dropPeer takes its peer from the socket by connecting it to the address of
+// zeros.
+func (s *udpSocket) dropPeer(fd descriptor) error {
 	none := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	if is6 {
+	if s.is6 {
 		none = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
 	}
-	cerr := raw.Control(func(fd uintptr) {
-		if err = windows.Connect(windows.Handle(fd), sockaddr(fd, none, is6)); err == nil {
-			setReports(windows.Handle(fd), 0)
-		}
-		newLocal = localName(windows.Handle(fd), local)
-	})
-	if cerr != nil {
-		err = cerr
+	err := syscall.Connect(fd, s.sockaddr(none, 0))
+	if err == nil {
+		setReports(windows.Handle(fd), 0)
 	}
-	return newLocal, err
+	return err
 }
+
+func connected(fd descriptor) { setReports(windows.Handle(fd), 1) }
+
+func (*udpSocket) leaveShare()                            {}
+func routeSource(netip.AddrPort) netip.Addr               { return netip.Addr{} }
+func (*udpSocket) restoreAfter(syscall.Errno) bool        { return false }
+func (*udpSocket) rememberDevice()                        {}
+func (*udpSocket) keepDevice(descriptor, *netip.AddrPort) {}
 
 // setReports turns on or off that reads fail for a report of the network,
 // which the package net has turned off. On a socket without a peer nobody
@@ -63,38 +58,25 @@ func setReports(fd windows.Handle, on uint32) {
 // pendingError: reports come from reads alone.
 func pendingError(syscall.RawConn) syscall.Errno { return 0 }
 
-// onlyIPv6 reports whether the socket is closed to IPv4.
-func onlyIPv6(raw syscall.RawConn) bool {
-	only := 0
-	raw.Control(func(fd uintptr) {
-		only, _ = windows.GetsockoptInt(windows.Handle(fd), windows.IPPROTO_IPV6, windows.IPV6_V6ONLY)
-	})
-	return only != 0
-}
-
-func localName(fd windows.Handle, otherwise netip.AddrPort) netip.AddrPort {
-	sa, err := windows.Getsockname(fd)
-	if err != nil {
-		return otherwise
+// bindInterface makes a new socket send by an interface: IP_UNICAST_IF, whose
+// index is in network byte order, and IPV6_UNICAST_IF, whose is not. What
+// arrives by others is still received.
+func bindInterface(fd uintptr, index int, is6 bool) error {
+	if _, err := net.InterfaceByIndex(index); err != nil {
+		return err
 	}
-	switch sa := sa.(type) {
-	case *windows.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *windows.SockaddrInet6:
-		a := netip.AddrFrom16(sa.Addr).Unmap()
-		if sa.ZoneId != 0 {
-			a = a.WithZone(zoneAt(uintptr(fd), int(sa.ZoneId)))
+	const unicastIf = 31
+	if is6 {
+		if err := windows.SetsockoptInt(windows.Handle(fd), windows.IPPROTO_IPV6, unicastIf, index); err != nil {
+			return err
 		}
-		return netip.AddrPortFrom(a, uint16(sa.Port))
 	}
-	return otherwise
-}
-
-func sockaddr(fd uintptr, a netip.AddrPort, is6 bool) windows.Sockaddr {
-	if !is6 {
-		return &windows.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	big := bits.ReverseBytes32(uint32(index)) // every Windows is little endian
+	err := windows.SetsockoptInt(windows.Handle(fd), windows.IPPROTO_IP, unicastIf, int(big))
+	if is6 {
+		return nil // a socket for IPv6 alone does not know it
 	}
-	return &windows.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: uint32(interfaceIndex(fd, a.Addr().Zone()))}
+	return err
 }
 
 // isReport reports whether errno, from a read, is the system's word of an
@@ -140,8 +122,10 @@ func setReuseAddr(fd uintptr) error {
 	return windows.SetsockoptInt(windows.Handle(fd), windows.SOL_SOCKET, windows.SO_REUSEADDR, 1)
 }
 
-// ownGroupsOnly: Windows gives a socket what it joined itself.
-func ownGroupsOnly(syscall.RawConn, bool) {}
-
 // appendSource: there is no way to choose the source of one datagram.
 func appendSource(b []byte, _ netip.Addr) []byte { return b }
+
+func (s *udpSocket) setInterface(index int) (err error) {
+	cerr := s.raw.Control(func(fd uintptr) { err = bindInterface(fd, index, s.is6) })
+	return cmp.Or(cerr, err)
+}
