@@ -483,7 +483,11 @@ func checkConnected(t *testing.T, c *udp.Conn, p bare, r *recorder) {
 	check(t, c.Connect(other.addr))
 	check(t, second(c.Write([]byte("now you"))))
 	other.expect(t, "now you", c.LocalAddr())
-	check(t, c.Disconnect())
+	if err := c.Disconnect(); portable() && errors.Is(err, errors.ErrUnsupported) {
+		return // by package net, a socket that it has dialled sends to its peer alone
+	} else if err != nil {
+		t.Fatal(err)
+	}
 	check(t, second(c.WriteTo([]byte("free"), p.addr)))
 	p.expect(t, "free", n.reach(c))
 }
