@@ -31,6 +31,7 @@ var (
 		{"WorkersGoexit", testWorkersGoexit},
 		{"WorkersPanic", testWorkersPanic},
 		{"WorkersBatch", testWorkersBatch},
+		{"WorkersQueue", testWorkersQueue},
 		{"WorkersShared", testWorkersShared},
 		{"WorkersEmbedded", testWorkersEmbedded},
 		{"WorkersStartFails", testWorkersStartFails},
@@ -318,6 +319,38 @@ func testWorkersBatch(t *testing.T, n setup) {
 	}
 	if got := strings.Join(all, " "); got != "first 0 1 2 3 last" || len(all) > 3 {
 		t.Errorf("the batches are %q", all)
+	}
+}
+
+// testWorkersQueue has a worker answer by Queue, and end its goroutine after
+// the last: all that waited is answered in one batch.
+func testWorkersQueue(t *testing.T, n setup) {
+	const waiting = 20
+	b := newBlocker()
+	b.datagram = func(c *udp.Conn, d udp.Datagram) {
+		if err := c.Queue(d); err != nil {
+			t.Error(err)
+		}
+		if string(d.Payload) == strconv.Itoa(waiting-1) {
+			runtime.Goexit()
+		}
+	}
+	c := n.listen(t, &udp.Workers{N: 1, Handler: b})
+	p := n.peer(t)
+	p.send(t, n.reach(c), "first")
+	wait(t, b.entered)
+	for i := range waiting {
+		p.send(t, n.reach(c), strconv.Itoa(i))
+	}
+	eventually(t, "all are read", func() bool { return c.Stats().ReadDatagrams == waiting+1 })
+	inGoroutine(t, c, func() {}) // what was read has been handed over
+	close(b.release)
+	p.expect(t, "first", n.reach(c))
+	for i := range waiting {
+		p.expect(t, strconv.Itoa(i), n.reach(c))
+	}
+	if s := c.Stats(); n.kernel && n.batches && s.Writes > 5 {
+		t.Errorf("%d datagrams are sent in %d calls", s.WriteDatagrams, s.Writes)
 	}
 }
 
