@@ -3,8 +3,9 @@
 //
 //	go run ./examples/tour
 //
-// It exits with status 1, and says what went wrong, if anything did not
-// happen as said. Nothing leaves the machine.
+// Each chapter names the function of this file to read. The program exits with
+// status 1, and says what went wrong, if anything did not happen as said.
+// Nothing leaves the machine.
 package main
 
 import (
@@ -26,20 +27,22 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
-	for _, stop := range []struct {
-		title string
-		run   func(context.Context) error
+	for _, chapter := range []struct {
+		title, function string
+		run             func(context.Context) error
 	}{
-		{"Echo: one socket, one handler", echo},
-		{"Connected: a refusal is an event, not an end", refusal},
-		{"Connected again, and disconnected", reconnect},
-		{"Multicast: one datagram for all who joined", multicast},
-		{"Batches: many datagrams, few system calls", batch},
-		{"Names: resolved before anything is sent", resolve},
-		{"Shutdown: a clean end", shutdown},
+		{"One socket, one handler", "echo", echo},
+		{"Connected: a refusal is an event, not an end", "refusal", refusal},
+		{"Connected again, and disconnected", "reconnect", reconnect},
+		{"Timers: a request is sent again until it is answered", "timers", timers},
+		{"Sessions: a handler for each peer", "sessions", sessions},
+		{"Multicast: one datagram for all who joined", "multicast", multicast},
+		{"Batches: many datagrams, few system calls", "batch", batch},
+		{"Names: resolved before anything is sent", "resolve", resolve},
+		{"Shutdown: a clean end", "shutdown", shutdown},
 	} {
-		fmt.Println(stop.title)
-		if err := stop.run(ctx); err != nil {
+		fmt.Printf("%s (func %s)\n", chapter.title, chapter.function)
+		if err := chapter.run(ctx); err != nil {
 			fmt.Fprintf(os.Stderr, "tour: this did not happen as said: %v\n", err)
 			os.Exit(1)
 		}
@@ -231,6 +234,127 @@ func reconnect(ctx context.Context) error {
 	return nil
 }
 
+// A pinger sends pings until one is answered. All of its methods run in its
+// Conn's goroutine, so that its fields need no lock.
+type pinger struct {
+	conn  *udp.Conn
+	pings int
+	timer *udp.Timer
+	pongs chan int
+}
+
+func (p *pinger) HandleStart(c *udp.Conn) error {
+	p.conn = c
+	p.ping()
+	return nil
+}
+
+func (p *pinger) ping() {
+	p.pings++
+	p.conn.Write([]byte("ping"))
+	p.timer = p.conn.AfterFunc(20*time.Millisecond, p.ping)
+}
+
+func (p *pinger) HandleDatagram(c *udp.Conn, d udp.Datagram) {
+	if p.timer.Stop() { // only the first pong finds it running
+		p.pongs <- p.pings
+	}
+}
+
+func timers(ctx context.Context) error {
+	heard := 0
+	server, err := udp.Listen("127.0.0.1:0", udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) {
+		if heard++; heard == 3 {
+			c.Reply(d, []byte("pong"))
+		}
+	}))
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+
+	p := &pinger{pongs: make(chan int, 1)}
+	client, err := udp.Dial(ctx, server.LocalAddr().String(), p)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	say("A client pings a server that answers the third ping only. A timer of its Conn")
+	say("(AfterFunc) sends the next; it runs where the handler runs, without a lock.")
+	select {
+	case pings := <-p.pongs:
+		if pings < 3 {
+			return fmt.Errorf("there was a pong after %d", pings)
+		}
+		say("After %d pings there is a pong, and the timer is stopped.", pings)
+	case <-ctx.Done():
+		return fmt.Errorf("waited for the pong: %w", ctx.Err())
+	}
+
+	state := make(chan int, 1)
+	if err := client.Post(func() { state <- p.pings }); err != nil {
+		return err
+	}
+	say("Any other goroutine asks the handler by Post: it says %d.", <-state)
+	return nil
+}
+
+// A visit is the session of one peer.
+type visit struct {
+	datagrams int
+	ended     chan int
+}
+
+func (v *visit) HandleDatagram(c *udp.Conn, d udp.Datagram) {
+	v.datagrams++
+	c.Reply(d, fmt.Appendf(nil, "%s %d", d.Payload, v.datagrams))
+}
+
+func (v *visit) HandleStop(c *udp.Conn, err error) { v.ended <- v.datagrams }
+
+func sessions(ctx context.Context) error {
+	ended := make(chan int, 2)
+	s := &udp.Sessions{
+		Idle: 500 * time.Millisecond,
+		New:  func(c *udp.Conn, d udp.Datagram) udp.Handler { return &visit{ended: ended} },
+	}
+	server, err := udp.Listen("127.0.0.1:0", s)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+
+	for _, name := range []string{"one", "two"} {
+		in := make(inbox, 2)
+		client, err := udp.Dial(ctx, server.LocalAddr().String(), in)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		for i := range 2 {
+			if _, err := client.Write([]byte(name)); err != nil {
+				return err
+			}
+			if _, err := in.expect(ctx, fmt.Sprint(name, " ", i+1)); err != nil {
+				return err
+			}
+		}
+	}
+	say("A server keeps a handler for each peer: each of two clients has its own count.")
+	for range 2 {
+		select {
+		case datagrams := <-ended:
+			if datagrams != 2 {
+				return fmt.Errorf("a session ended after %d datagrams", datagrams)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("waited for the end of a session: %w", ctx.Err())
+		}
+	}
+	say("Neither says more, so both sessions end by themselves; %d are left.", s.Len())
+	return nil
+}
+
 func multicast(ctx context.Context) error {
 	err := pingPong(ctx)
 	if err != nil && runtime.GOOS != "linux" {
@@ -290,17 +414,12 @@ func loopback() (*net.Interface, error) {
 	return nil, errors.New("there is no loopback interface")
 }
 
-// batchEcho takes all that one read returned, and sends it back as it is: the
-// address that a datagram came from is where one to send goes to.
-type batchEcho struct{}
-
-func (batchEcho) HandleBatch(c *udp.Conn, ds []udp.Datagram) { c.WriteBatch(ds) }
-
-// HandleDatagram makes batchEcho a Handler; HandleBatch is called instead.
-func (batchEcho) HandleDatagram(c *udp.Conn, d udp.Datagram) { c.Reply(d, d.Payload) }
-
 func batch(ctx context.Context) error {
-	server, err := udp.Listen("127.0.0.1:0", batchEcho{})
+	// All that one read returned goes back as it is: the address that a datagram
+	// came from is where one to send goes to.
+	server, err := udp.Listen("127.0.0.1:0", udp.BatchHandlerFunc(func(c *udp.Conn, ds []udp.Datagram) {
+		c.WriteBatch(ds)
+	}))
 	if err != nil {
 		return err
 	}
