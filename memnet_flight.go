@@ -179,6 +179,7 @@ func (n *MemNet) send(f *flight) {
 		n.arrive(f)
 		return
 	}
+	n.Link.mustMakeSense()
 	n.sending.Lock()
 	defer n.sending.Unlock()
 	n.mu.Lock()

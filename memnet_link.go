@@ -70,7 +70,6 @@ func (c *crossing) arrives() bool { return !c.lost && !c.overflowed }
 // whatever they are for, so that another Loss does not change the rest.
 func (n *MemNet) crossLink(f *flight) crossing {
 	l := &n.Link
-	l.mustMakeSense()
 	key := memFlowKey{f.from.host, f.Addr, f.to()}
 	line := n.flows[key]
 	if line == nil {
