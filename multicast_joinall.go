@@ -180,7 +180,7 @@ func (c *Conn) update(e *everywhere) (err error) {
 		switch failed := c.joinOn(e, ifi); {
 		case failed == nil:
 			joined = true
-		case isLimit(failed) && hasAddress(ifi, e.group):
+		case isLimit(failed) && c.sock.hasAddress(ifi, e.group.Is4()):
 			full = failed
 		default:
 			err = failed
@@ -220,7 +220,7 @@ func (c *Conn) joinedOn(group netip.Addr, index int) bool {
 func (c *Conn) joinOn(e *everywhere, ifi *net.Interface) error {
 	m := membership{group: e.group, index: ifi.Index, ifi: ifi, all: true}
 	err := c.join(m)
-	if isLimit(err) && hasAddress(ifi, e.group) && c.makeRoom(e.group) {
+	if isLimit(err) && c.sock.hasAddress(ifi, e.group.Is4()) && c.makeRoom(e.group) {
 		err = c.join(m)
 	}
 	if err == nil {
@@ -270,7 +270,7 @@ func (c *Conn) leaveOn(m membership) {
 // may be more of them than a socket can have memberships.
 func (c *Conn) makeRoom(group netip.Addr) bool {
 	for _, m := range c.memberships() {
-		if m.all && m.group.Is4() == group.Is4() && !hasAddress(m.ifi, m.group) {
+		if m.all && m.group.Is4() == group.Is4() && !c.sock.hasAddress(m.ifi, m.group.Is4()) {
 			c.leaveOn(m)
 			return true
 		}
@@ -296,15 +296,6 @@ func (c *Conn) filterAll(system func(group, source netip.Addr, index int) error,
 		errs = append(errs, c.filter(system, m, edit))
 	}
 	return errors.Join(errs...)
-}
-
-// hasAddress reports whether ifi has an address of the family of group.
-func hasAddress(ifi *net.Interface, group netip.Addr) bool {
-	addrs, err := ifi.Addrs()
-	return err == nil && slices.ContainsFunc(addrs, func(a net.Addr) bool {
-		p, err := netip.ParsePrefix(a.String())
-		return err == nil && p.Addr().Is4() == group.Is4()
-	})
 }
 
 func errJoined() error { return fmt.Errorf("joined already: %w", syscall.EADDRINUSE) }

@@ -112,6 +112,10 @@ type socket interface {
 	// is errors.ErrUnsupported, a join that names no interface is for all.
 	interfaces() ([]net.Interface, error)
 
+	// hasAddress reports whether an interface of the socket's host has an
+	// address of IPv4, or of IPv6.
+	hasAddress(ifi *net.Interface, ip4 bool) bool
+
 	// memberAt reports whether the system says that the socket has joined
 	// group on the interface of that index. Not every system does.
 	memberAt(group netip.Addr, index int) bool
@@ -151,6 +155,7 @@ func (plainSocket) multicastInterface() (int, error)                     { retur
 func (plainSocket) zoneIndex(netip.Addr) (int, error)                    { return 0, nil }
 func (plainSocket) zoneName(index int) string                            { return strconv.Itoa(index) }
 func (plainSocket) interfaces() ([]net.Interface, error)                 { return nil, errors.ErrUnsupported }
+func (plainSocket) hasAddress(*net.Interface, bool) bool                 { return false }
 func (plainSocket) memberAt(netip.Addr, int) bool                        { return false }
 func (plainSocket) watchInterfaces() (<-chan struct{}, func(), error) {
 	return nil, func() {}, errors.ErrUnsupported

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
@@ -30,17 +31,15 @@ func (s *udpSocket) groups(group netip.Addr) (groupSocket, error) {
 	return ipv4.NewPacketConn(s.conn), nil
 }
 
-func (s *udpSocket) interfaces() ([]net.Interface, error) { return net.Interfaces() }
-
 func (s *udpSocket) join(group, source netip.Addr, index int) error {
 	p, err := s.groups(group)
 	if err != nil {
 		return err
 	}
-	if source.IsValid() {
-		return p.JoinSourceSpecificGroup(interfaceOf(index), udpAddr(group), udpAddr(source))
+	if !source.IsValid() {
+		return s.joinAnySource(p, group, index)
 	}
-	return p.JoinGroup(interfaceOf(index), udpAddr(group))
+	return p.JoinSourceSpecificGroup(interfaceOf(index), udpAddr(group), udpAddr(source))
 }
 
 func (s *udpSocket) leave(group, source netip.Addr, index int) error {
@@ -48,10 +47,10 @@ func (s *udpSocket) leave(group, source netip.Addr, index int) error {
 	if err != nil {
 		return err
 	}
-	if source.IsValid() {
-		return p.LeaveSourceSpecificGroup(interfaceOf(index), udpAddr(group), udpAddr(source))
+	if !source.IsValid() {
+		return s.leaveAnySource(p, group, index)
 	}
-	return p.LeaveGroup(interfaceOf(index), udpAddr(group))
+	return p.LeaveSourceSpecificGroup(interfaceOf(index), udpAddr(group), udpAddr(source))
 }
 
 func (s *udpSocket) block(group, source netip.Addr, index int) error {
@@ -138,3 +137,13 @@ func interfaceOf(index int) *net.Interface {
 }
 
 func udpAddr(a netip.Addr) *net.UDPAddr { return &net.UDPAddr{IP: a.AsSlice()} }
+
+// netHasAddress asks net whether an interface has an address of IPv4, or of
+// IPv6.
+func netHasAddress(ifi *net.Interface, ip4 bool) bool {
+	addrs, err := ifi.Addrs()
+	return err == nil && slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr().Is4() == ip4
+	})
+}

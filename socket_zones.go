@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -85,7 +86,7 @@ func (s *udpSocket) zoneName(index int) string {
 
 // errNoZone says that the zone of a names nothing.
 func errNoZone(a netip.Addr) error {
-	return &net.AddrError{Err: "no interface of that zone", Addr: a.String()}
+	return &net.AddrError{Err: fmt.Sprintf("no interface of zone %q", a.Zone())}
 }
 
 // addZones gives the addresses of a received datagram their zones; scope is

@@ -16,11 +16,11 @@ type zones struct {
 	names atomic.Pointer[[32]atomic.Pointer[string]] // by the last bits of the index; nil: none yet
 }
 
-// An interfaceRequest is a struct ifreq of netdevice(7), of which the index is
-// the first field of the union.
+// An interfaceRequest is a struct ifreq of netdevice(7). Its union is as long as
+// a struct ifmap.
 type interfaceRequest struct {
 	name  [unix.IFNAMSIZ]byte
-	union [24]byte
+	union [8 + 2*unsafe.Sizeof(uintptr(0))]byte
 }
 
 func (*zones) index(fd uintptr, zone string) int { return interfaceIndex(fd, zone) }
