@@ -30,7 +30,7 @@ func TestZones(t *testing.T) {
 				return netip.AddrPortFrom(netip.MustParseAddr(host).WithZone(zone), peer.LocalAddr().Port())
 			}
 			var addrError *net.AddrError
-			for _, zone := range []string{"nothing", "0", "-1", "+1", "77", fmt.Sprint(1<<32 + index), strings.Repeat("9", 40),
+			for _, zone := range []string{"nothing", "0", "-1", "+1", "77", fmt.Sprint(int64(1)<<32 + int64(index)), strings.Repeat("9", 40),
 				"eth1:1", "eth", "eth1" + strings.Repeat("x", 20), "eth1\x00", " eth1"} {
 				for _, host := range []string{"fe80::1:2", "ff02::5", "fd01::2"} {
 					to := at(host, zone)
