@@ -27,7 +27,10 @@ type Group struct {
 
 // String returns the group, its interface and its source, for people to read.
 func (g Group) String() string {
-	s := g.Addr.String()
+	return g.Addr.String() + g.where()
+}
+
+func (g Group) where() (s string) {
 	if g.Interface != nil {
 		s += " on " + interfaceName(g.Interface)
 	}
@@ -93,20 +96,33 @@ func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h H
 func (c *Conn) group(op string, g Group, change func(membership) error) error {
 	c.configure.Lock()
 	defer c.configure.Unlock()
-	m, err := c.membership(g)
+	m, err := c.checkGroup(g)
+	if err == nil {
+		if err = change(m); err == nil {
+			return nil
+		}
+		if where := g.where(); where != "" {
+			err = fmt.Errorf("%s: %w", where[1:], cause(err))
+		}
+	}
+	return c.opError(op, netip.AddrPortFrom(g.Addr.Unmap(), c.LocalAddr().Port()), err)
+}
+
+// checkGroup returns the membership that g stands for, or why this Conn cannot
+// have it.
+func (c *Conn) checkGroup(g Group) (membership, error) {
 	if c.state.Load() == stateClosed {
-		err = net.ErrClosed
+		return membership{}, net.ErrClosed
 	}
-	if err == nil {
-		err = c.checkAddr(netip.AddrPortFrom(m.group, 1))
+	m, err := c.membership(g)
+	switch {
+	case err != nil:
+	case m.group.Is4() && !c.ip4:
+		err = &net.AddrError{Err: "IPv4 group on an IPv6 socket"}
+	case m.group.Is6() && !c.ip6:
+		err = &net.AddrError{Err: "IPv6 group on an IPv4 socket"}
 	}
-	if err == nil {
-		err = change(m)
-	}
-	if err == nil {
-		return nil
-	}
-	return c.opError(op, netip.AddrPortFrom(m.group, c.LocalAddr().Port()), fmt.Errorf("%v: %w", g, cause(err)))
+	return m, err
 }
 
 // Join makes the Conn a member of g: it then gets what is sent to g.Addr and
@@ -130,8 +146,10 @@ func (c *Conn) Join(g Group) error {
 			case (have.ifi == nil) != (m.ifi == nil) || m.ifi != nil && have.index != m.index:
 			case have.source == m.source:
 				return errJoined()
-			case !have.source.IsValid() || !m.source.IsValid():
-				return fmt.Errorf("joined already, and not for the same kind of sources: %w", syscall.EINVAL)
+			default:
+				if err := have.conflict(m); err != nil {
+					return err
+				}
 			}
 		}
 		return c.join(m)
@@ -140,14 +158,14 @@ func (c *Conn) Join(g Group) error {
 
 // join adds m to the memberships of the socket and of the Conn.
 func (c *Conn) join(m membership) error {
-	if i := c.findAny(m.group); m.ifi == nil && i >= 0 {
+	if i := c.findChosen(m.group); m.ifi == nil && i >= 0 {
 		m.index = c.memberships()[i].index // another source, where the first one is
 	}
 	if err := c.sock.join(m.group, m.source, m.index); err != nil {
 		return limit(err)
 	}
 	if m.index == 0 {
-		m.index = c.chosen(m.group)
+		m.index = c.chosenInterface(m.group)
 	}
 	c.setMemberships(append(slices.Clone(c.memberships()), m))
 	return nil
@@ -172,21 +190,22 @@ func limit(err error) error {
 // out. A membership that does not exist is an error (syscall.EADDRNOTAVAIL).
 func (c *Conn) Leave(g Group) error {
 	return c.group(opLeave, g, func(m membership) error {
-		e := c.everywhere(m.group)
-		if e != nil && m.ifi == nil && !m.source.IsValid() {
-			c.leaveAll(e)
+		all := c.groupOfAll(m.group)
+		if all != nil && m.ifi == nil && !m.source.IsValid() {
+			c.leaveAll(all)
 			return nil
 		}
-		i := c.find(m)
+		i := c.findMembership(m)
 		if i < 0 {
 			return errNotJoined()
 		}
-		if err := c.sock.leave(m.group, m.source, c.memberships()[i].index); err != nil {
+		have := c.memberships()[i]
+		if err := c.sock.leave(m.group, m.source, have.index); err != nil {
 			return err
 		}
 		c.setMemberships(slices.Delete(slices.Clone(c.memberships()), i, i+1))
-		if e != nil {
-			e.left[m.index] = true
+		if all != nil && have.all {
+			all.excluded = append(all.excluded, *have.ifi)
 		}
 		return nil
 	})
@@ -234,11 +253,11 @@ func (c *Conn) filter(system func(group, source netip.Addr, index int) error, m 
 	if !source.IsValid() {
 		return &net.AddrError{Err: "missing source"}
 	}
-	if e := c.everywhere(m.group); e != nil && m.ifi == nil {
-		return c.filterAll(system, e, source, edit)
+	if g := c.groupOfAll(m.group); g != nil && m.ifi == nil {
+		return c.filterAll(system, g, source, edit)
 	}
 	m.source = netip.Addr{}
-	at := c.find(m)
+	at := c.findMembership(m)
 	if at < 0 {
 		return errNotJoined()
 	}
@@ -255,36 +274,28 @@ func (c *Conn) filter(system func(group, source netip.Addr, index int) error, m 
 	return nil
 }
 
-// Groups returns the memberships that the Conn has now, each with its
-// interface where one was chosen. Those on interfaces that have gone are not
-// among them.
+// Groups returns the memberships that the Conn has now, those of JoinAll
+// included, each with its interface unless the system has chosen that. Those on
+// interfaces that have gone are not among them.
 func (c *Conn) Groups() []Group {
-	if c.state.Load() == stateClosed {
+	ms := c.memberships()
+	if len(ms) == 0 || c.state.Load() == stateClosed {
 		return nil
 	}
+	ifis, err := c.sock.interfaces()
 	var groups []Group
-	ifis, known := c.interfaces()
-	for _, m := range c.memberships() {
+	for _, m := range ms {
 		i := slices.IndexFunc(ifis, func(ifi net.Interface) bool { return ifi.Index == m.index })
 		switch {
-		case i >= 0 && m.all:
-			m.ifi = &ifis[i] // as it is named now
-		case i < 0 && known && m.index != 0:
+		case err != nil || m.index == 0: // unknown
+		case i < 0 || m.all && !sameInterface(&ifis[i], m.ifi):
 			continue
+		case m.all:
+			m.ifi = &ifis[i] // as it is named now
 		}
-		groups = append(groups, Group{Addr: m.group, Source: m.source, Interface: m.ifi})
+		groups = append(groups, m.asGroup())
 	}
 	return groups
-}
-
-// interfaces returns those that the host has now, if the socket is the
-// system's, and it is a member of anything.
-func (c *Conn) interfaces() (ifis []net.Interface, known bool) {
-	if len(c.memberships()) == 0 {
-		return nil, false
-	}
-	ifis, err := c.sock.interfaces()
-	return ifis, err == nil
 }
 
 // option runs f, one at a time.
@@ -308,11 +319,8 @@ func (c *Conn) SetMulticastTTL(ttl int) error {
 
 // MulticastTTL returns what SetMulticastTTL sets.
 func (c *Conn) MulticastTTL() (ttl int, err error) {
-	err = c.option(opGet, func() (err error) {
-		ttl, err = c.sock.multicastTTL()
-		return err
-	})
-	return ttl, err
+	ttl, err = c.sock.multicastTTL()
+	return ttl, c.opError(opGet, netip.AddrPort{}, err)
 }
 
 // SetMulticastLoopback sets whether what the Conn sends to groups comes back
@@ -323,11 +331,8 @@ func (c *Conn) SetMulticastLoopback(on bool) error {
 
 // MulticastLoopback returns what SetMulticastLoopback sets.
 func (c *Conn) MulticastLoopback() (on bool, err error) {
-	err = c.option(opGet, func() (err error) {
-		on, err = c.sock.multicastLoopback()
-		return err
-	})
-	return on, err
+	on, err = c.sock.multicastLoopback()
+	return on, c.opError(opGet, netip.AddrPort{}, err)
 }
 
 // SetMulticastInterface sets the interface by which leaves what the Conn
@@ -347,12 +352,9 @@ func (c *Conn) SetMulticastInterface(ifi *net.Interface) error {
 
 // MulticastInterface returns what SetMulticastInterface sets.
 func (c *Conn) MulticastInterface() (ifi *net.Interface, err error) {
-	err = c.option(opGet, func() error {
-		index, err := c.sock.multicastInterface()
-		if index != 0 {
-			ifi = c.interfaceAt(index)
-		}
-		return err
-	})
-	return ifi, err
+	index, err := c.sock.multicastInterface()
+	if err == nil && index != 0 {
+		ifi = c.interfaceAt(index)
+	}
+	return ifi, c.opError(opGet, netip.AddrPort{}, err)
 }

@@ -45,7 +45,8 @@ func (h *fakeHost) looked() int {
 	return h.looks
 }
 
-func (h *fakeHost) memberAt(netip.Addr, int) bool { return false }
+func (h *fakeHost) memberAt(netip.Addr, int) bool        { return false }
+func (h *fakeHost) hasAddress(*net.Interface, bool) bool { return false }
 
 func (h *fakeHost) watchInterfaces() (<-chan struct{}, func(), error) {
 	return h.changes, func() {
@@ -114,7 +115,7 @@ func onFakeHost(t *testing.T, test func(t *testing.T, h *fakeHost, c *Conn, log 
 		test(t, h, c, &log)
 		c.Close()
 		c.Wait()
-		if h.stops != 1 && c.follow.running {
+		if h.stops != 1 && c.all.running {
 			t.Errorf("what watches the interfaces was stopped %d times", h.stops)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 )
 
 // A membership is a Group that a Conn is in, checked, its addresses without
@@ -17,8 +18,17 @@ type membership struct {
 	blocked       []netip.Addr
 }
 
-func (m membership) String() string {
-	return Group{Addr: m.group, Source: m.source, Interface: m.ifi}.String()
+func (m membership) asGroup() Group {
+	return Group{Addr: m.group, Source: m.source, Interface: m.ifi}
+}
+
+// conflict reports why a socket that has the membership m cannot have other, of
+// the same group on the same interface; nil: other is m.
+func (m membership) conflict(other membership) error {
+	if m.source.IsValid() != other.source.IsValid() {
+		return fmt.Errorf("joined already, and not for the same kind of sources: %w", syscall.EINVAL)
+	}
+	return nil
 }
 
 // membership checks what g says, but for a zone.
@@ -28,7 +38,7 @@ func (g Group) membership() (m membership, err error) {
 	case !m.group.IsValid():
 		return m, &net.AddrError{Err: "missing group"}
 	case !m.group.IsMulticast():
-		return m, &net.AddrError{Err: "no multicast group", Addr: m.group.String()}
+		return m, &net.AddrError{Err: "no multicast group"}
 	case !m.source.IsValid():
 	case m.source.Is4() != m.group.Is4():
 		return m, &net.AddrError{Err: "source of another family than the group", Addr: m.source.String()}
@@ -53,7 +63,7 @@ func (c *Conn) membership(g Group) (m membership, err error) {
 	case err != nil:
 		return m, err
 	case m.index != 0 && m.index != index:
-		return m, &net.AddrError{Err: "zone and interface differ", Addr: m.group.String()}
+		return m, &net.AddrError{Err: "zone and interface differ"}
 	case m.index == 0:
 		m.index, m.ifi = index, c.interfaceAt(index)
 	}
@@ -88,10 +98,10 @@ func (c *Conn) memberOf(d *Datagram) bool {
 	return false
 }
 
-// find returns the place in the memberships of the one for the same group,
+// findMembership returns the place in the memberships of the one for the same group,
 // interface and source as m, and -1 if there is none. Where m leaves the
 // interface to the system, so did that one.
-func (c *Conn) find(m membership) int {
+func (c *Conn) findMembership(m membership) int {
 	return slices.IndexFunc(c.memberships(), func(have membership) bool {
 		same := have.index == m.index && have.ifi != nil
 		if m.ifi == nil {
@@ -101,21 +111,23 @@ func (c *Conn) find(m membership) int {
 	})
 }
 
-// findAny returns the place in the memberships of the first one of group for
+// findChosen returns the place in the memberships of the first one of group for
 // which the system has chosen the interface, and -1 if there is none.
-func (c *Conn) findAny(group netip.Addr) int {
+func (c *Conn) findChosen(group netip.Addr) int {
 	return slices.IndexFunc(c.memberships(), func(have membership) bool {
 		return have.ifi == nil && have.group == group
 	})
 }
 
-// chosen returns the index of the interface that the system has chosen for
-// group, and 0 if it does not tell. Filtering by interface, and leaving after
-// the routes have changed, need it.
-func (c *Conn) chosen(group netip.Addr) int {
+// chosenInterface returns the index of the interface that the system has chosen
+// for group, and 0 if it does not tell. Filtering by interface, and leaving
+// after the routes have changed, need it. The routes are not asked before, as
+// only netlink, or another socket, could do so, and not for every namespace.
+func (c *Conn) chosenInterface(group netip.Addr) int {
 	ifis, _ := c.sock.interfaces()
 	for _, ifi := range ifis {
-		if !c.joinedOn(group, ifi.Index) && c.sock.memberAt(group, ifi.Index) {
+		known := slices.ContainsFunc(c.memberships(), func(m membership) bool { return m.group == group && m.index == ifi.Index })
+		if !known && c.sock.memberAt(group, ifi.Index) {
 			return ifi.Index
 		}
 	}

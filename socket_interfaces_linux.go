@@ -19,8 +19,8 @@ import (
 // net may not use netlink, they are those that the socket finds by itself.
 func (s *udpSocket) interfaces() (ifis []net.Interface, err error) {
 	err = s.inNamespace(func() (err error) {
-		if ifis, err = net.Interfaces(); err == nil {
-			return nil
+		if ifis, err = net.Interfaces(); !isRefused(err) {
+			return err
 		}
 		names := namesIn("/proc/thread-self/net/dev", 0)
 		if names == nil {
@@ -33,6 +33,16 @@ func (s *udpSocket) interfaces() (ifis []net.Interface, err error) {
 		return nil
 	})
 	return ifis, err
+}
+
+// isRefused reports whether err, of a netlink socket, is the answer of a sandbox:
+// seccomp, systemd's RestrictAddressFamilies, or Android.
+func isRefused(err error) bool {
+	switch errnoOf(err) {
+	case unix.EPERM, unix.EACCES, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL:
+		return true
+	}
+	return false
 }
 
 // hasAddress reports whether an interface has an address of IPv4, or of IPv6.

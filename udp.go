@@ -26,7 +26,7 @@ type Conn struct {
 	configure sync.Mutex                   // one Connect, Disconnect, Join or the like at a time
 	peer      atomic.Pointer[peer]         // nil: not connected
 	members   atomic.Pointer[[]membership] // nil: no groups
-	follow    follower                     // for JoinAll
+	all       joinedAll                    // for JoinAll
 
 	state    atomic.Int32  // stateOpen and on; only grows
 	done     chan struct{} // closed when state is stateClosed
@@ -106,9 +106,9 @@ func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 func (c *Conn) finish() {
 	c.Close()
 	c.configure.Lock() // after a JoinAll that may still start it
-	c.follow.groups = nil
+	c.all.groups = nil
 	c.configure.Unlock()
-	c.follow.ended.Wait()
+	c.all.ended.Wait()
 	close(c.finished)
 }
 
