@@ -37,6 +37,13 @@ func echoes(b *testing.B, window int) {
 	b.Run("udp-simple", func(b *testing.B) {
 		roundTrips(b, window, udpServer(b, udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) { c.Reply(d, d.Payload) })))
 	})
+	b.Run("udp-sessions", func(b *testing.B) {
+		session := udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) { c.Reply(d, d.Payload) })
+		roundTrips(b, window, udpServer(b, &udp.Sessions{New: func(*udp.Conn, udp.Datagram) udp.Handler { return session }}))
+	})
+	b.Run("udp-workers", func(b *testing.B) {
+		roundTrips(b, window, udpServer(b, &udp.Workers{Handler: udp.HandlerFunc(func(c *udp.Conn, d udp.Datagram) { c.Reply(d, d.Payload) })}))
+	})
 	b.Run("udp-batch", func(b *testing.B) {
 		roundTrips(b, window, udpServer(b, batchHandler(func(c *udp.Conn, ds []udp.Datagram) { c.WriteBatch(ds) })))
 	})
