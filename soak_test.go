@@ -116,6 +116,7 @@ type end struct {
 	lc      udp.ListenConfig
 	addr    netip.AddrPort
 	handler udp.Handler
+	queues  bool      // it answers by Queue, and nothing keeps that from being sent
 	c       *udp.Conn // nil: closed
 	counted uint64    // read and dropped by those that are closed
 
@@ -126,7 +127,7 @@ type end struct {
 }
 
 // addServer makes a server: the even ones are IPv4, some have small buffers,
-// some take batches. Their ports are not of those that the system chooses
+// some take batches, some have sessions, workers, or answer by Queue. Their ports are not of those that the system chooses
 // for others while they are closed.
 func (s *soaking) addServer(i int) {
 	e := &end{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 77, 0, byte(i)}), 7177)}
@@ -152,6 +153,16 @@ func (s *soaking) addServer(i int) {
 			}
 		}}
 	}
+	switch i % 8 {
+	case 3:
+		session := e.handler
+		e.handler = &udp.Sessions{Idle: time.Millisecond, Max: 3, New: func(*udp.Conn, udp.Datagram) udp.Handler { return session }}
+	case 4, 7:
+		e.handler = &udp.Workers{N: 2, Handler: e.handler}
+	case 5:
+		e.queues = true
+		e.handler = funcs{datagram: s.serveByQueue}
+	}
 	s.servers = append(s.servers, e)
 	s.ends.Store(e.addr, e)
 	s.open(e)
@@ -176,17 +187,46 @@ func (s *soaking) open(e *end) {
 func (s *soaking) serve(c *udp.Conn, d udp.Datagram) {
 	switch d.Payload[0] {
 	case 'a':
-		s.at(d.Addr).sent.Add(1)
-		if _, err := c.Reply(d, []byte("answer")); err != nil {
-			s.at(d.Addr).sent.Add(^uint64(0))
-			if !errors.Is(err, net.ErrWriteToConnected) && !errors.Is(err, net.ErrClosed) {
-				s.t.Errorf("%v: %v", c, err)
-			}
+		s.answer(c, d)
+	case 'o':
+		d = d.Clone()
+		if err := c.Post(func() { s.answer(c, d) }); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.t.Errorf("%v: %v", c, err)
+		}
+	case 't':
+		d = d.Clone()
+		t := c.AfterFunc(time.Duration(len(d.Payload))*10*time.Microsecond, func() { s.answer(c, d) })
+		if len(d.Payload)%3 == 0 {
+			t.Stop()
 		}
 	case 'b':
 		<-s.release
 	case 'p':
 		panic("soak")
+	}
+}
+
+func (s *soaking) answer(c *udp.Conn, d udp.Datagram) {
+	s.at(d.Addr).sent.Add(1)
+	if _, err := c.Reply(d, []byte("answer")); err != nil {
+		s.at(d.Addr).sent.Add(^uint64(0))
+		if !errors.Is(err, net.ErrWriteToConnected) && !errors.Is(err, net.ErrClosed) {
+			s.t.Errorf("%v: %v", c, err)
+		}
+	}
+}
+
+// serveByQueue is serve for a server that is neither connected nor closed but
+// by Shutdown, so that what it queues is sent.
+func (s *soaking) serveByQueue(c *udp.Conn, d udp.Datagram) {
+	if d.Payload[0] != 'a' {
+		s.serve(c, d)
+		return
+	}
+	s.at(d.Addr).sent.Add(1)
+	d.Payload = []byte("answer")
+	if err := c.Queue(d); err != nil {
+		s.t.Errorf("%v: %v", c, err)
 	}
 }
 
@@ -264,8 +304,12 @@ func (s *soaking) write(r *rand.Rand, from *end) {
 				payload[0] = 'b'
 			case dice < 3:
 				payload[0] = 'p'
-			case dice < 300:
+			case dice < 200:
 				payload[0] = 'a'
+			case dice < 250:
+				payload[0] = 'o'
+			case dice < 300:
+				payload[0] = 't'
 			}
 			ds = append(ds, udp.Datagram{Addr: e.addr, Payload: payload})
 		}
@@ -301,14 +345,14 @@ func (s *soaking) disturb(r *rand.Rand) {
 		}
 		// Nobody writes to it now; what is under way arrives.
 		s.settle(e, "before it closes")
-		s.closeEnd(e, r.IntN(2) == 0)
+		s.closeEnd(e, e.queues || r.IntN(2) == 0)
 		if r.IntN(2) == 0 {
 			s.open(e)
 		}
 	case 2:
 		e.mu.RLock()
 		defer e.mu.RUnlock()
-		if e.c == nil {
+		if e.c == nil || e.queues {
 			return
 		}
 		// Only one of the senders is heard; the others are refused.
