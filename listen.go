@@ -333,7 +333,7 @@ func newSocket(pc net.PacketConn, lc *ListenConfig, network string) (socket, err
 		}
 		return accelerate(s), nil
 	case *memSocket:
-		return pc, pc.configure(lc)
+		return pc, nil
 	}
 	return newPacketSocket(pc, lc.MaxDatagram)
 }

@@ -36,6 +36,7 @@ func captureAll(t *testing.T, w *writesBuffer) (want []string) {
 		mem.Capture = w
 		mem.Drop = func(_, _ netip.AddrPort, payload []byte) bool { return string(payload) == "lost" }
 		mem.Copies = func(_, _ netip.AddrPort, payload []byte) int { return map[string]int{"twice": 1, "thrice": 2}[string(payload)] }
+		n.config.Broadcast = true
 		n.listenAt(t, ":7", nil)
 		conns := make(map[string]*udp.Conn)
 		for _, address := range []string{"10.0.0.2:9", "10.0.0.2:40000", "[2001:db8::2]:9"} {

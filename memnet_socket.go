@@ -92,12 +92,15 @@ func newMemSocket(h *memHost, network string, at netip.AddrPort, how sharing) *m
 	return s
 }
 
-// configure makes s the socket of a Conn.
-func (s *memSocket) configure(lc *ListenConfig) error {
-	return s.do(func() error {
-		s.max = lc.MaxDatagram
-		return nil
-	})
+func (s *memSocket) setUp(lc *ListenConfig) error {
+	return s.do(func() error { s.max, s.broadcast = lc.MaxDatagram, lc.Broadcast; return nil })
+}
+
+func (s *memSocket) setInterface(index int) error {
+	if err := checkInterface(index); err != nil {
+		return err
+	}
+	return memSet(s, &s.device, index)
 }
 
 // mustBeInItsBubble panics if the sockets of the MemNet were opened in a bubble

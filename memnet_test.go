@@ -898,6 +898,8 @@ func TestMemNetBroadcast(t *testing.T) {
 		only6.listenAt(t, ":7", six)
 		openBy(host3).listenAt(t, "10.0.0.3:7", one)
 		r := record()
+		isError(t, second(n.listenAt(t, ":10", nil).WriteTo(nil, netip.MustParseAddrPort("255.255.255.255:7"))), syscall.EACCES)
+		n.config.Broadcast = true
 		write(t, n.listenAt(t, ":9", r), netip.MustParseAddrPort("255.255.255.255:7"), "all")
 		here.expectAll(t, "all")
 		there.expectAll(t, "all")
