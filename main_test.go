@@ -22,8 +22,14 @@ import (
 	"example.com/udp"
 )
 
-// TestMain fails if a test leaves a goroutine behind.
+// TestMain fails if a test leaves a goroutine behind. More tests run at a time
+// than there are processors, if -parallel does not say how many: those that may
+// run beside others mostly wait for them.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if p := flag.Lookup("test.parallel").Value; p.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		p.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0)))
+	}
 	before := stacks()
 	code := m.Run()
 	if left := leaked(before); left != "" {
