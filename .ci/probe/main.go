@@ -48,6 +48,7 @@ func say(what string, result any) { fmt.Printf("%s: %v\n", what, result) }
 // result is err in words that hold no port, no index and no text of a system.
 func result(err error) string {
 	var errno syscall.Errno
+	var address *net.AddrError
 	switch {
 	case err == nil:
 		return "ok"
@@ -57,6 +58,8 @@ func result(err error) string {
 		return "refused"
 	case errors.As(err, &errno):
 		return fmt.Sprintf("errno %d", errno)
+	case errors.As(err, &address):
+		return address.Err
 	}
 	return err.Error()
 }
