@@ -176,3 +176,54 @@ func TestCut(t *testing.T) {
 		}
 	}
 }
+
+// TestLongAfterShort has long datagrams wait where many short ones have come
+// at a time: no read takes more of them than a brief call may.
+func TestLongAfterShort(t *testing.T) {
+	const short, long, size = 100, 60, 60_000
+	lc := ListenConfig{ReadBuffer: 16 << 20, NoOffload: true}
+	entered, opened := make(chan struct{}, 2), make(chan struct{})
+	lengths := make(chan int, short+long)
+	c, err := lc.Listen(t.Context(), "127.0.0.1:0", BatchHandlerFunc(func(_ *Conn, ds []Datagram) {
+		if len(ds) == 1 {
+			select {
+			case entered <- struct{}{}:
+				<-opened
+			default:
+			}
+		}
+		n := 0
+		for _, d := range ds {
+			if len(d.Payload) == size {
+				n++
+			}
+		}
+		lengths <- n
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Wait()
+	defer c.Close()
+	if bufferSize(c.sock.(*fastSocket).raw, receiveBuffer) < 2*long*(size+5000) {
+		t.Skip("the receive buffer is too small: try root, or sysctl net.core.rmem_max=16777216")
+	}
+	send := func(count, size int) {
+		for range count {
+			if _, err := c.WriteTo(make([]byte, size), c.LocalAddr()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	send(1, 1)
+	<-entered
+	send(short, 1)
+	send(long, size)
+	close(opened)
+	for left := long; left > 0; {
+		n := <-lengths
+		if left -= n; n > briefMessages {
+			t.Errorf("a read has %d long datagrams, more than %d", n, briefMessages)
+		}
+	}
+}
