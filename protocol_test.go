@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -466,5 +467,28 @@ func testBatchHandlerFunc(t *testing.T, n setup) {
 	h.HandleDatagram(c, udp.Datagram{Payload: []byte("alone")})
 	if s := wait(t, got); s != "alone" {
 		t.Errorf("the function gets %q", s)
+	}
+}
+
+// TestUnusedMethods builds a program, from which the linker drops methods
+// that nobody calls: checkAddOns must not keep it from that.
+func TestUnusedMethods(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds a program: try without -short")
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no Go: try with it in PATH")
+	}
+	bin := filepath.Join(t.TempDir(), "echo")
+	if out, err := exec.Command("go", "build", "-o", bin, "./examples/echo").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	symbols, err := exec.Command("go", "tool", "nm", bin).Output()
+	check(t, err)
+	if !strings.Contains(string(symbols), "net/netip.(*Addr).String") {
+		t.Fatal("there are no symbols")
+	}
+	if strings.Contains(string(symbols), "net/netip.(*Addr).Prev") {
+		t.Error("netip.Addr.Prev is there, though nobody calls it")
 	}
 }

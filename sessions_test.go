@@ -642,6 +642,10 @@ func TestSessionZone(t *testing.T) {
 		if s.Len() != 2 {
 			t.Errorf("%d sessions, want 2", s.Len())
 		}
+		again := udp.Datagram{Addr: netip.MustParseAddrPort(fmt.Sprintf("[fe80::1%%%s]:9", ifi.Name))}
+		if n := testing.AllocsPerRun(100, func() { s.HandleDatagram(c, again) }); n != 0 && !raceDetector() && !portable() {
+			t.Errorf("a datagram with a zone is %v allocations", n)
+		}
 		if !s.End(netip.MustParseAddrPort(fmt.Sprintf("[fe80::1%%%s]:9", ifi.Name))) {
 			t.Error("there is no session to end")
 		}

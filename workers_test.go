@@ -537,3 +537,30 @@ func TestWorkersAndSessionsAllocate(t *testing.T) {
 		}
 	}
 }
+
+// groupsTold is a Handler that is told of groups.
+type groupsTold struct {
+	funcs
+	joined chan []udp.Group
+}
+
+func (h groupsTold) HandleGroups(_ *udp.Conn, joined, _ []udp.Group) { h.joined <- joined }
+
+// TestWorkersGroups has HandleGroups called through Workers, directly and by a
+// Handler around them.
+func TestWorkersGroups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lc := udp.ListenConfig{PacketListener: new(udp.MemNet)}
+		h := groupsTold{joined: make(chan []udp.Group, 1)}
+		w := &udp.Workers{N: 1, Handler: h}
+		for _, h := range []udp.Handler{w, doorman{Workers: w}} {
+			c, err := lc.Listen(t.Context(), ":0", h)
+			check(t, err)
+			check(t, c.JoinAll(netip.MustParseAddr("239.1.2.3")))
+			if joined := wait(t, w.Handler.(groupsTold).joined); len(joined) != 1 || joined[0].Addr != netip.MustParseAddr("239.1.2.3") {
+				t.Errorf("joined %v", joined)
+			}
+			shutdown(t, c)
+		}
+	})
+}
