@@ -79,7 +79,7 @@ func segmentLength(control []byte) int {
 type echoLoad struct {
 	flows   []*flow
 	epoll   int
-	offload bool // a flow sends its window as one segmented message, once it is all back
+	load    load
 	out, in []mmsghdr
 	control []byte // for segmentation
 	events  []unix.EpollEvent
@@ -102,16 +102,16 @@ type slot struct {
 	sent    time.Time
 }
 
-func newEchoLoad(port, flows, window int, offload bool) (*echoLoad, error) {
+func newEchoLoad(port int, how load) (*echoLoad, error) {
 	epoll, err := unix.EpollCreate1(0)
 	if err != nil {
 		return nil, err
 	}
 	l := &echoLoad{
-		epoll: epoll, offload: offload, control: segmentControl(echoSize),
-		out: make([]mmsghdr, window), in: make([]mmsghdr, window), events: make([]unix.EpollEvent, flows),
+		epoll: epoll, load: how, control: segmentControl(echoSize),
+		out: make([]mmsghdr, how.window), in: make([]mmsghdr, how.window), events: make([]unix.EpollEvent, how.flows),
 	}
-	iovs, outIovs := make([]unix.Iovec, window), make([]unix.Iovec, window)
+	iovs, outIovs := make([]unix.Iovec, how.window), make([]unix.Iovec, how.window)
 	for i := range l.in {
 		room := make([]byte, 64*echoSize)
 		iovs[i].Base = &room[0]
@@ -121,14 +121,14 @@ func newEchoLoad(port, flows, window int, offload bool) (*echoLoad, error) {
 		l.out[i].hdr = unix.Msghdr{Iov: &outIovs[i], Iovlen: 1}
 		outIovs[i].SetLen(echoSize)
 	}
-	for i := range flows {
+	for i := range how.flows {
 		fd, err := dial(port, unix.SOCK_NONBLOCK)
 		if err != nil {
 			l.close()
 			return nil, err
 		}
-		l.flows = append(l.flows, &flow{fd: fd, index: i, slots: make([]slot, window)})
-		if offload {
+		l.flows = append(l.flows, &flow{fd: fd, index: i, slots: make([]slot, how.window)})
+		if how.offload {
 			err = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
 		}
 		if err := errors.Join(err, unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)})); err != nil {
@@ -175,9 +175,7 @@ func (l *echoLoad) run(d time.Duration) (uint64, error) {
 				return 0, err
 			}
 		}
-		for i := range ready {
-			l.fill(l.flows[ready[i].Fd])
-		}
+		l.fill(len(ready), func(i int) *flow { return l.flows[ready[i].Fd] })
 	}
 	return l.verified - before, nil
 }
@@ -191,8 +189,8 @@ func (l *echoLoad) sweep() {
 				l.lost++
 			}
 		}
-		l.fill(f)
 	}
+	l.fill(len(l.flows), func(i int) *flow { return l.flows[i] })
 }
 
 func (l *echoLoad) read(f *flow) error {
@@ -249,16 +247,30 @@ func (l *echoLoad) verify(f *flow, b []byte) error {
 	return nil
 }
 
-// fill sends what the flow's window has room for. What the kernel does not
-// take is tried again by the next sweep.
-func (l *echoLoad) fill(f *flow) {
-	if l.offload && slices.ContainsFunc(f.slots, func(s slot) bool { return s.flying }) {
+// fill sends what the windows of n flows have room for: all of one flow, then
+// all of the next, or, if they are to be mixed, one of each in turn.
+func (l *echoLoad) fill(n int, flow func(i int) *flow) {
+	turns, each := 1, l.load.window
+	if l.load.mixed {
+		turns, each = each, 1
+	}
+	for range turns {
+		for i := range n {
+			l.fillFlow(flow(i), each)
+		}
+	}
+}
+
+// fillFlow sends what the flow's window has room for, but not more than limit.
+// What the kernel does not take is tried again by the next sweep.
+func (l *echoLoad) fillFlow(f *flow, limit int) {
+	if l.load.offload && slices.ContainsFunc(f.slots, func(s slot) bool { return s.flying }) {
 		return
 	}
 	n := 0
 	for i := range f.slots {
 		s := &f.slots[i]
-		if s.flying {
+		if s.flying || n == limit {
 			continue
 		}
 		l.serial++
@@ -270,7 +282,7 @@ func (l *echoLoad) fill(f *flow) {
 	}
 	switch {
 	case n == 0:
-	case l.offload && n > 1:
+	case l.load.offload && n > 1:
 		h := unix.Msghdr{Iov: l.out[0].hdr.Iov, Control: &l.control[0]}
 		h.SetIovlen(n)
 		h.SetControllen(len(l.control))

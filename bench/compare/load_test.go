@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"testing"
@@ -35,8 +36,8 @@ func answer(t *testing.T, f func(b []byte) []byte) int {
 
 func TestEchoLoad(t *testing.T) {
 	port := answer(t, func(b []byte) []byte { return b })
-	for _, offload := range []bool{false, true} {
-		l, err := newEchoLoad(port, 4, 8, offload)
+	for _, how := range []load{{flows: 4, window: 8}, {flows: 4, window: 8, offload: true}, {flows: 4, window: 8, mixed: true}} {
+		l, err := newEchoLoad(port, how)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +49,32 @@ func TestEchoLoad(t *testing.T) {
 			n += more
 		}
 		if err != nil || n < 32 {
-			t.Errorf("offload %v: %d echoes, error %v", offload, n, err)
+			t.Errorf("%+v: %d echoes, error %v", how, n, err)
+		}
+	}
+}
+
+// TestEchoLoadMixes looks at the order in which the datagrams of four flows come.
+func TestEchoLoadMixes(t *testing.T) {
+	var serials []uint64
+	done := make(chan struct{})
+	port := answer(t, func(b []byte) []byte {
+		if serials = append(serials, binary.NativeEndian.Uint64(b)); len(serials) == 32 {
+			close(done)
+		}
+		return nil
+	})
+	l, err := newEchoLoad(port, load{flows: 4, window: 8, mixed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	l.now = time.Now()
+	l.sweep()
+	<-done
+	for i, serial := range serials {
+		if flow := serial / 8 % 4; int(flow) != i%4 {
+			t.Errorf("datagram %d is of flow %d", i, flow)
 		}
 	}
 }
@@ -61,7 +87,7 @@ func TestEchoLoadSurvivesLoss(t *testing.T) {
 		}
 		return b
 	})
-	l, err := newEchoLoad(port, 2, 8, false)
+	l, err := newEchoLoad(port, load{flows: 2, window: 8})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +107,7 @@ func TestLoadsFindWrongEchoes(t *testing.T) {
 		"merged":  func(b []byte) []byte { return append(b, b...) },
 	} {
 		port := answer(t, f)
-		l, err := newEchoLoad(port, 4, 8, true)
+		l, err := newEchoLoad(port, load{flows: 4, window: 8, offload: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +125,7 @@ func TestLoadFindsAnotherFlowsEcho(t *testing.T) {
 		last = append([]byte(nil), b...)
 		return r
 	})
-	l, err := newEchoLoad(port, 4, 1, false)
+	l, err := newEchoLoad(port, load{flows: 4, window: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -274,7 +274,7 @@ func (c *comparison) measure(r row, name string, argv []string) (v float64, note
 func (c *comparison) load(r row, port int) (do func(time.Duration) (uint64, error), done func(), err error) {
 	switch r.role {
 	case "echo":
-		l, err := newEchoLoad(port, r.load.flows, r.load.window, r.load.offload)
+		l, err := newEchoLoad(port, r.load)
 		if err != nil {
 			return nil, nil, err
 		}

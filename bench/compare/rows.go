@@ -3,9 +3,11 @@ package main
 import "math"
 
 // The peers, by the names they have in the tables. Package udp in batches is
-// HandleBatch and WriteBatch, one by one it is HandleDatagram, Reply and Write.
+// HandleBatch and WriteBatch, with Queue it is HandleDatagram and Queue, one by
+// one it is HandleDatagram, Reply and Write.
 const (
 	udpBatch     = "udp, batches"
+	udpQueue     = "udp, Queue"
 	udpSimple    = "udp, one by one"
 	udpNoOffload = "udp, batches, NoOffload"
 	netLoop      = "net"
@@ -22,6 +24,7 @@ type peer struct{ name, language, kind string }
 
 var peers = []peer{
 	{udpBatch, "Go", "batch"},
+	{udpQueue, "Go", "queue"},
 	{udpSimple, "Go", "simple"},
 	{udpNoOffload, "Go", "nooffload"},
 	{netLoop, "Go", "net"},
@@ -46,6 +49,7 @@ type row struct {
 // A load says what is done to the server, in fields that belong to the role.
 type load struct {
 	flows, window int  // echo
+	mixed         bool // echo: a flow's datagrams do not come side by side
 	offload       bool // echo: the clients segment and coalesce
 	latency       bool // echo: measure each round trip
 	bursts        bool // recv: the sender pauses after some
@@ -63,7 +67,12 @@ var rows = []row{
 	{
 		id: "echo", title: "echo, 64 flows, 8 in flight, 64 B", unit: perCPU, role: "echo",
 		load:  load{flows: 64, window: 8},
-		peers: []string{udpBatch, udpSimple, netLoop, xnetLoop, cPlain, cMmsg, cGSO, asyncio, uvloop, twisted},
+		peers: []string{udpBatch, udpQueue, udpSimple, netLoop, xnetLoop, cPlain, cMmsg, cGSO, asyncio, uvloop, twisted},
+	},
+	{
+		id: "echo-mixed", title: "echo, 64 flows, 8 in flight, 64 B, mixed with each other", unit: perCPU, role: "echo",
+		load:  load{flows: 64, window: 8, mixed: true},
+		peers: []string{udpBatch, udpQueue, udpSimple, netLoop},
 	},
 	{
 		id: "echo-offload", title: "echo, 64 flows, 8 in flight, 64 B, clients that use offload", unit: perCPU, role: "echo",
@@ -133,7 +142,11 @@ var goals = []goal{
 	{"echo", udpBatch, cMmsg, 1.0, 1.3},
 	{"echo-offload", udpBatch, cMmsg, 4.5, 6},
 	{"echo-offload", udpBatch, cGSO, 0.8, 1.0},
+	{"echo", udpQueue, udpBatch, 0.9, 1.0},
+	{"echo", udpQueue, udpSimple, 1.6, 2.5},
 	{"echo", udpSimple, netLoop, 1.2, 1.5},
+	{"echo-mixed", udpQueue, udpBatch, 0.9, 1.0},
+	{"echo-mixed", udpQueue, udpSimple, 1.25, 1.4},
 	{"echo-1", udpBatch, netLoop, 1.25, 1.6},
 	{"echo-1", udpSimple, netLoop, 1.05, 1.4},
 	{"echo-single", udpBatch, netLoop, 1.25, 1.6},
@@ -158,6 +171,7 @@ var goals = []goal{
 // package is for a reader.
 var decisive = []goal{
 	{row: "echo", ours: udpBatch, against: netLoop},
+	{row: "echo", ours: udpQueue, against: netLoop},
 	{row: "echo", ours: udpSimple, against: netLoop},
 	{row: "echo", ours: udpBatch, against: cMmsg},
 	{row: "echo-offload", ours: udpBatch, against: cGSO},

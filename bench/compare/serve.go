@@ -59,6 +59,7 @@ func serve(args []string) error {
 		"xnet send":      s.netServer(s.xnetSend),
 		"simple echo":    s.udpServer(udp.HandlerFunc(s.echo)),
 		"simple recv":    s.udpServer(udp.HandlerFunc(s.receive)),
+		"queue echo":     s.udpServer(udp.HandlerFunc(s.echoQueue)),
 		"batch echo":     s.udpServer(batchHandler(s.echoBatch)),
 		"batch recv":     s.udpServer(batchHandler(s.receiveBatch)),
 		"batch send":     s.udpSend,
@@ -244,6 +245,7 @@ func (s *server) udpServer(h udp.Handler) func() (netip.AddrPort, error) {
 }
 
 func (s *server) echo(c *udp.Conn, d udp.Datagram)         { c.Reply(d, d.Payload) }
+func (s *server) echoQueue(c *udp.Conn, d udp.Datagram)    { c.Queue(d) }
 func (s *server) echoBatch(c *udp.Conn, ds []udp.Datagram) { c.WriteBatch(ds) }
 func (s *server) receive(c *udp.Conn, d udp.Datagram)      { s.take(d.Payload) }
 func (s *server) receiveBatch(_ *udp.Conn, ds []udp.Datagram) {
