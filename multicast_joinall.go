@@ -333,8 +333,11 @@ func (c *Conn) filterAll(system func(group, source netip.Addr, index int) error,
 func (c *Conn) updateInterfaces(g *groupOfAll, ifis []net.Interface) {
 	ms := slices.Clone(c.memberships())
 	for i := range ms {
+		if !ms[i].all || ms[i].group != g.group {
+			continue
+		}
 		at := slices.IndexFunc(ifis, func(ifi net.Interface) bool { return sameInterface(&ifi, ms[i].ifi) })
-		if ms[i].all && ms[i].group == g.group && at >= 0 && ifis[at].Name != ms[i].ifi.Name {
+		if at >= 0 && ifis[at].Name != ms[i].ifi.Name {
 			ms[i].ifi = &ifis[at]
 		}
 	}

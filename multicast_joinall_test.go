@@ -72,8 +72,37 @@ func (h *fakeHost) has(indexes ...int) {
 	defer h.fakeMu.Unlock()
 	h.ifis = nil
 	for _, i := range indexes {
-		h.ifis = append(h.ifis, net.Interface{Index: i, Name: fmt.Sprintf("eth%d", i), Flags: net.FlagUp | net.FlagMulticast})
+		h.ifis = append(h.ifis, net.Interface{Index: i, Name: fmt.Sprintf("eth%d", i), Flags: net.FlagUp | net.FlagMulticast,
+			HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}})
 	}
+}
+
+// change changes the interface of that index.
+func (h *fakeHost) change(index int, f func(ifi *net.Interface)) {
+	h.fakeMu.Lock()
+	defer h.fakeMu.Unlock()
+	h.ifis = slices.Clone(h.ifis)
+	for i := range h.ifis {
+		if h.ifis[i].Index == index {
+			f(&h.ifis[i])
+		}
+	}
+}
+
+func (h *fakeHost) rename(index int, name string) {
+	h.change(index, func(ifi *net.Interface) { ifi.Name = name })
+}
+
+func (h *fakeHost) flags(index int, flags net.Flags) {
+	h.change(index, func(ifi *net.Interface) { ifi.Flags = flags })
+}
+
+// replace makes the interface another one, of the same index and name.
+func (h *fakeHost) replace(index int) {
+	h.change(index, func(ifi *net.Interface) {
+		ifi.HardwareAddr = slices.Clone(ifi.HardwareAddr)
+		ifi.HardwareAddr[1]++
+	})
 }
 
 // fail makes joining on an interface fail.
@@ -95,6 +124,11 @@ var everywhereGroup = netip.MustParseAddr("239.1.2.3")
 // onFakeHost runs test in a bubble, with a Conn on a host that has the
 // interface 1.
 func onFakeHost(t *testing.T, test func(t *testing.T, h *fakeHost, c *Conn, log *bytes.Buffer)) {
+	testOnFakeHost(t, nil, test)
+}
+
+// testOnFakeHost is onFakeHost with a Handler.
+func testOnFakeHost(t *testing.T, handler Handler, test func(t *testing.T, h *fakeHost, c *Conn, log *bytes.Buffer)) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		lc := &ListenConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}
@@ -109,7 +143,7 @@ func onFakeHost(t *testing.T, test func(t *testing.T, h *fakeHost, c *Conn, log 
 		h := &fakeHost{memSocket: pc.(*memSocket), changes: make(chan struct{}, 1), fails: make(map[int]error)}
 		h.has(1)
 		c.sock = h
-		if c, err = c.start(nil, nil); err != nil {
+		if c, err = c.start(handler, nil); err != nil {
 			t.Fatal(err)
 		}
 		test(t, h, c, &log)
@@ -337,5 +371,168 @@ func TestJoinAllInMemory(t *testing.T) {
 		}
 		c.Close()
 		c.Wait()
+	})
+}
+
+// A groupRecorder is a Handler that keeps what it is told of groups, as text.
+type groupRecorder struct{ told []string }
+
+func (r *groupRecorder) HandleDatagram(*Conn, Datagram) {}
+func (r *groupRecorder) HandleGroups(_ *Conn, joined, left []Group) {
+	r.told = append(r.told, fmt.Sprint("joined ", joined, " left ", left))
+}
+
+// expect checks what the handler was told since the last time.
+func (r *groupRecorder) expect(t *testing.T, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	if !slices.Equal(r.told, want) {
+		t.Errorf("told %q, want %q", r.told, want)
+	}
+	r.told = nil
+}
+
+// TestHandleGroups tells a handler what JoinAll has joined and left, by one
+// call for all that one look at the interfaces has changed.
+func TestHandleGroups(t *testing.T) {
+	r := new(groupRecorder)
+	testOnFakeHost(t, r, func(t *testing.T, h *fakeHost, c *Conn, _ *bytes.Buffer) {
+		change := func(indexes ...int) {
+			h.has(indexes...)
+			h.changes <- struct{}{}
+			time.Sleep(settleTime)
+		}
+		other := netip.MustParseAddr("239.1.2.4")
+		h.has()
+		check := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		check(c.JoinAll(everywhereGroup))
+		r.expect(t)
+		change(1, 2)
+		r.expect(t, "joined [239.1.2.3 on eth1 239.1.2.3 on eth2] left []")
+		check(c.JoinAll(other))
+		r.expect(t, "joined [239.1.2.4 on eth1 239.1.2.4 on eth2] left []")
+		change(2, 3)
+		r.expect(t, "joined [239.1.2.3 on eth3 239.1.2.4 on eth3] left [239.1.2.3 on eth1 239.1.2.4 on eth1]")
+		change(2, 3)
+		r.expect(t)
+
+		// The name that an interface has is told, of one that has gone its last.
+		h.rename(3, "wan")
+		h.changes <- struct{}{}
+		time.Sleep(settleTime)
+		r.expect(t)
+		check(c.Leave(Group{Addr: everywhereGroup, Interface: &net.Interface{Index: 2}}))
+		check(c.Leave(Group{Addr: other}))
+		r.expect(t)
+		change()
+		r.expect(t, "joined [] left [239.1.2.3 on wan]")
+
+		// What fails is not told.
+		h.has(4, 5)
+		h.fail(4, syscall.EINVAL)
+		h.fail(5, syscall.EINVAL)
+		if err := c.JoinAll(other); err == nil {
+			t.Error("JoinAll where no interface can: no error")
+		}
+		r.expect(t)
+		h.fail(5, nil)
+		check(c.JoinAll(other))
+		r.expect(t, "joined [239.1.2.4 on eth5] left []")
+	})
+}
+
+// TestHandleGroupsAtOnce joins in HandleStart, and panics in HandleGroups.
+func TestHandleGroupsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []any
+		lc := &ListenConfig{PacketListener: new(MemNet), Recover: func(_ *Conn, v any) { got = append(got, v) }}
+		c, err := lc.ListenMulticast(t.Context(), ":5000", panicker{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		c.Wait()
+		if got != nil {
+			t.Errorf("called after Close: %v", got)
+		}
+		if c, err = lc.ListenMulticast(t.Context(), ":5000", panicker{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if want := "[[239.1.2.3]]"; fmt.Sprint(got) != want || c.Stats().Panics != 1 {
+			t.Errorf("HandleGroups panicked with %v, want %v; counted %d", got, want, c.Stats().Panics)
+		}
+		c.Close()
+		c.Wait()
+	})
+}
+
+type panicker struct{}
+
+func (panicker) HandleDatagram(*Conn, Datagram)             {}
+func (panicker) HandleStart(c *Conn) error                  { return c.JoinAll(everywhereGroup) }
+func (panicker) HandleGroups(_ *Conn, joined, left []Group) { panic(joined) }
+
+// TestJoinAllKnowsInterfaces gives an index to another interface between two
+// looks at them. It is joined there, also where Leave named the one before.
+func TestJoinAllKnowsInterfaces(t *testing.T) {
+	r := new(groupRecorder)
+	testOnFakeHost(t, r, func(t *testing.T, h *fakeHost, c *Conn, _ *bytes.Buffer) {
+		look := func() {
+			h.changes <- struct{}{}
+			time.Sleep(settleTime)
+		}
+		h.has(1, 2)
+		if err := c.JoinAll(everywhereGroup); err != nil {
+			t.Fatal(err)
+		}
+		holds(t, h, c, 1, 2)
+		r.told = nil
+		if err := c.Leave(Group{Addr: everywhereGroup, Interface: &net.Interface{Index: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		look()
+		h.rename(1, "left")
+		look()
+		h.flags(1, 0)
+		look()
+		h.flags(1, net.FlagUp|net.FlagMulticast)
+		look()
+		holds(t, h, c, 2)
+		h.replace(1)
+		look()
+		holds(t, h, c, 2, 1)
+		r.expect(t, "joined [239.1.2.3 on left] left []")
+		h.replace(1)
+		if got := len(c.Groups()); got != 1 {
+			t.Errorf("%d groups where the interface of one is another now, want 1", got)
+		}
+		look()
+		holds(t, h, c, 2, 1)
+		r.expect(t, "joined [239.1.2.3 on left] left [239.1.2.3 on left]")
+	})
+}
+
+// TestJoinAllBesideSources joins a group for one source on the only interface,
+// where it cannot be joined for any.
+func TestJoinAllBesideSources(t *testing.T) {
+	onFakeHost(t, func(t *testing.T, h *fakeHost, c *Conn, _ *bytes.Buffer) {
+		g := Group{Addr: everywhereGroup, Source: netip.MustParseAddr("192.0.2.7"), Interface: &net.Interface{Index: 1}}
+		if err := c.Join(g); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.JoinAll(everywhereGroup); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("JoinAll where the group is joined for one source: %v, want EINVAL", err)
+		}
+		h.has(1, 2)
+		if err := c.JoinAll(everywhereGroup); err != nil {
+			t.Error(err)
+		}
+		holds(t, h, c, 1, 2)
 	})
 }

@@ -5,6 +5,7 @@ package udp_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -242,6 +243,80 @@ func TestJoinAllEnds(t *testing.T) {
 		t.Errorf("JoinAll after Close: %v, want net.ErrClosed", err)
 	}
 }
+
+// TestJoinAllInOtherNamespace needs root and ip(8). A Conn is in another network
+// namespace than the goroutine that calls JoinAll, Groups and Join.
+func TestJoinAllInOtherNamespace(t *testing.T) {
+	t.Parallel()
+	hs := hosts(t, "a", "b", "pads")
+	a, b := hs[0], hs[1]
+	for i := range 5 { // for indexes that this namespace may have for other interfaces
+		join(a, fmt.Sprintf("pad%d", i), nil, hs[2], fmt.Sprintf("pad%d", i), nil)
+	}
+	for i := range 5 {
+		a.ip(fmt.Sprintf("link set pad%d down", i))
+	}
+	join(a, "eth0", []string{"10.1.0.1/24"}, b, "eth0", []string{"10.1.0.2/24"})
+	const group = "239.1.2.3"
+	told := make(chan string, 10)
+	c := a.listen(udp.ListenConfig{Network: "udp4"}, ":0", groupFuncs{groups: func(joined, left []udp.Group) {
+		told <- fmt.Sprint("joined ", joined, " left ", left)
+	}})
+	expect := func(want string) {
+		t.Helper()
+		if got := wait(t, told); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	check(t, c.JoinAll(netip.MustParseAddr(group)))
+	expect("joined [239.1.2.3 on eth0] left []")
+	join(a, "eth1", []string{"10.2.0.1/24"}, b, "eth1", []string{"10.2.0.2/24"})
+	expect("joined [239.1.2.3 on eth1] left []")
+	if !a.member("eth0", group) || !a.member("eth1", group) {
+		t.Error("no member")
+	}
+	if got, want := fmt.Sprint(c.Groups()), "[239.1.2.3 on eth0 239.1.2.3 on eth1]"; got != want {
+		t.Errorf("Groups are %s, want %s", got, want)
+	}
+	a.ip("link delete eth1")
+	expect("joined [] left [239.1.2.3 on eth1]")
+
+	// The one that the system chooses, and one by zone.
+	a.ip("route replace 239.0.0.0/8 dev eth0")
+	check(t, c.Join(udp.Group{Addr: netip.MustParseAddr("239.1.2.4")}))
+	if got, want := fmt.Sprint(c.Groups()), "[239.1.2.3 on eth0 239.1.2.4]"; got != want {
+		t.Errorf("Groups are %s, want %s", got, want)
+	}
+	a.ip("link delete eth0")
+	expect("joined [] left [239.1.2.3 on eth0]")
+	if got := fmt.Sprint(c.Groups()); got != "[]" {
+		t.Errorf("Groups are %s without interfaces", got)
+	}
+
+	// The index of an interface that Leave named goes to another one.
+	a.ip("link add eth2 index 4711 type veth peer name eth2 netns "+b.name, "link set eth2 up")
+	expect("joined [239.1.2.3 on eth2] left []")
+	check(t, c.Leave(udp.Group{Addr: netip.MustParseAddr(group), Interface: &net.Interface{Index: 4711}}))
+	a.ip("link delete eth2", "link add eth3 index 4711 type veth peer name eth3 netns "+b.name, "link set eth3 up")
+	expect("joined [239.1.2.3 on eth3] left []")
+	if !a.member("eth3", group) {
+		t.Error("no member on eth3")
+	}
+	// At once, between two looks at the interfaces.
+	a.ip("link delete eth3", "link add eth3 index 4711 type veth peer name eth3 netns "+b.name, "link set eth3 up")
+	expect("joined [239.1.2.3 on eth3] left [239.1.2.3 on eth3]")
+	if !a.member("eth3", group) {
+		t.Error("no member on the next eth3")
+	}
+}
+
+// groupFuncs is a GroupHandler.
+type groupFuncs struct {
+	funcs
+	groups func(joined, left []udp.Group)
+}
+
+func (f groupFuncs) HandleGroups(_ *udp.Conn, joined, left []udp.Group) { f.groups(joined, left) }
 
 // followed is a host a with a Conn that has joined a group on all interfaces,
 // and a host b that sends to it.
