@@ -135,11 +135,13 @@ func (c *Conn) takePending() {
 // called now; zero: it is not connected.
 func (c *Conn) RemoteAddr() netip.AddrPort {
 	p := c.peer.Load()
-	switch {
-	case p == nil:
+	if p == nil {
 		return netip.AddrPort{}
-	case p.index != 0:
-		return netip.AddrPortFrom(p.addr.Addr().WithZone(c.sock.zoneName(p.index)), p.addr.Port())
+	}
+	if p.index != 0 {
+		if zone := c.sock.zoneName(p.index); zone != "" {
+			return netip.AddrPortFrom(p.addr.Addr().WithZone(zone), p.addr.Port())
+		}
 	}
 	return p.addr
 }

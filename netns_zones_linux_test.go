@@ -115,6 +115,8 @@ func TestZoneRenamed(t *testing.T) {
 	plain := a.listen(udp.ListenConfig{}, ":0", got)
 	connected := a.listen(udp.ListenConfig{}, ":0", gotConnected)
 	check(t, connected.Connect(at("eth0")))
+	gotBound := record()
+	bound := a.listen(udp.ListenConfig{}, "[fe80::1%eth0]:0", gotBound)
 	expect := func(got *recorder, zone string) {
 		t.Helper()
 		d := wait(t, got.datagrams)
@@ -141,8 +143,15 @@ func TestZoneRenamed(t *testing.T) {
 			expect(gotConnected, zone)
 			expect(gotConnected, zone)
 		}
+		check(t, second(bound.WriteTo([]byte("bound"), at(zone))))
+		expect(gotBound, zone)
 		if connected.RemoteAddr() != at(zone) {
 			t.Errorf("RemoteAddr is %v", connected.RemoteAddr())
+		}
+		for _, c := range []*udp.Conn{connected, bound} {
+			if got, want := c.LocalAddr().Addr(), netip.MustParseAddr("fe80::1").WithZone(zone); got != want {
+				t.Errorf("LocalAddr is %v, want %v", got, want)
+			}
 		}
 	}
 	if _, err := plain.WriteTo([]byte("old name"), at("eth0")); err == nil {
@@ -158,6 +167,10 @@ func TestZoneRenamed(t *testing.T) {
 	zoneLink(a, "eth0", "fe80::1/64", b, "eth0", "fe80::2/64")
 	check(t, second(plain.WriteTo([]byte("back"), at("eth0"))))
 	expect(got, "eth0")
+	connected.Close()
+	if connected.RemoteAddr().Addr().WithZone("") != at("").Addr() {
+		t.Errorf("RemoteAddr of a closed Conn is %v", connected.RemoteAddr())
+	}
 }
 
 // TestZoneOfGroup needs root and ip(8). What is written to a group leaves by the

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -104,7 +103,7 @@ type socket interface {
 
 	// zoneIndex returns the index of the interface that the zone of a names
 	// now; zero: a has none, or the socket does not know about zones.
-	// zoneName is the zone of the interface of that index.
+	// zoneName is the zone of the interface of that index; empty: unknown.
 	zoneIndex(a netip.Addr) (index int, err error)
 	zoneName(index int) string
 
@@ -153,7 +152,7 @@ func (plainSocket) multicastLoopback() (bool, error)                     { retur
 func (plainSocket) setMulticastInterface(int) error                      { return errors.ErrUnsupported }
 func (plainSocket) multicastInterface() (int, error)                     { return 0, errors.ErrUnsupported }
 func (plainSocket) zoneIndex(netip.Addr) (int, error)                    { return 0, nil }
-func (plainSocket) zoneName(index int) string                            { return strconv.Itoa(index) }
+func (plainSocket) zoneName(int) string                                  { return "" }
 func (plainSocket) interfaces() ([]net.Interface, error)                 { return nil, errors.ErrUnsupported }
 func (plainSocket) hasAddress(*net.Interface, bool) bool                 { return false }
 func (plainSocket) memberAt(netip.Addr, int) bool                        { return false }

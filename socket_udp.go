@@ -26,7 +26,8 @@ type udpSocket struct {
 	dialed bool                           // package net refuses addresses on writes
 	is6    bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
 	ip4    bool                           // can send to IPv4
-	bound  netip.Addr                     // the one address that it is bound to; zero: all
+	bound  netip.Addr                     // the one address that it is bound to, without its zone; zero: all
+	link   int                            // the index of the interface that the zone of that address names
 	tells4 bool                           // the system says with each IPv4 datagram where it was sent to
 	drops  dropCount
 
@@ -80,7 +81,8 @@ func newUDPSocket(conn *net.UDPConn, lc *ListenConfig, network string) (*udpSock
 		s.peer.Store(&peer)
 		s.dialed = netConnected(conn)
 	} else if !local.Addr().IsUnspecified() {
-		s.bound = unmap(local).Addr()
+		s.bound = unmap(local).Addr().WithZone("")
+		s.link, _ = s.zoneIndex(local.Addr())
 	}
 	if !fresh || local.Addr().Zone() != "" {
 		s.rememberDevice()
@@ -115,7 +117,13 @@ func (s *udpSocket) localAddr() netip.AddrPort {
 			return now
 		}
 	}
-	return a
+	if a.Addr().Zone() == "" {
+		return a
+	}
+	if s.bound.IsValid() {
+		return s.renewZone(a, s.link)
+	}
+	return s.renewZone(a, int(s.peerIndex.Load())) // an address of the way to the peer
 }
 
 func (s *udpSocket) close() error {

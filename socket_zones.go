@@ -70,7 +70,8 @@ func (s *udpSocket) scope(a netip.Addr) (int, error) {
 	return s.zoneIndex(a)
 }
 
-// zoneName returns the zone of the interface of that index.
+// zoneName returns the zone of the interface of that index; empty: the socket
+// is closed.
 func (s *udpSocket) zoneName(index int) string {
 	q := zoneQueries.Get().(*zoneQuery)
 	q.zones, q.zone, q.index = &s.zones, "", index
@@ -79,9 +80,17 @@ func (s *udpSocket) zoneName(index int) string {
 	q.zones = nil
 	zoneQueries.Put(q)
 	if err != nil {
-		return strconv.Itoa(index)
+		return ""
 	}
 	return zone
+}
+
+// renewZone gives a the zone that the interface of that index has now.
+func (s *udpSocket) renewZone(a netip.AddrPort, index int) netip.AddrPort {
+	if zone := s.zoneName(index); index != 0 && zone != "" {
+		return netip.AddrPortFrom(a.Addr().WithZone(zone), a.Port())
+	}
+	return a
 }
 
 // errNoZone says that the zone of a names nothing.
@@ -98,11 +107,15 @@ func (s *udpSocket) addZones(d *Datagram, scope int) {
 		zone = s.zoneName(scope)
 		d.Addr = netip.AddrPortFrom(d.Addr.Addr().WithZone(zone), d.Addr.Port())
 	}
-	if d.Interface == 0 || !d.Local.Is6() || !d.Local.IsLinkLocalUnicast() {
+	if !d.Local.Is6() || !d.Local.IsLinkLocalUnicast() {
 		return
 	}
-	if d.Interface != scope {
-		zone = s.zoneName(d.Interface)
+	index := d.Interface
+	if index == 0 {
+		index = s.link
+	}
+	if index != scope {
+		zone = s.zoneName(index)
 	}
 	d.Local = d.Local.WithZone(zone)
 }
