@@ -105,7 +105,7 @@ func queueCost(ds []Datagram) (bytes int) {
 // reason for.
 func (c *Conn) handleReadError(err error, wait time.Duration) {
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded) && (wait != forever || c.hasDeadline()):
+	case errors.Is(err, os.ErrDeadlineExceeded) && (wait != forever || c.isWoken()):
 	case c.handleReport(err):
 	case c.state.Load() == stateClosed:
 	case errors.Is(err, net.ErrClosed): // by somebody else

@@ -157,11 +157,11 @@ func (w *workQueue) endPause() {
 	}
 }
 
-// hasDeadline reports whether reads have a deadline of the Conn's making.
-func (c *Conn) hasDeadline() bool {
+// isWoken reports whether a read whose deadline is over ended for work.
+func (c *Conn) isWoken() bool {
 	c.work.mu.Lock()
 	defer c.work.mu.Unlock()
-	return !c.work.deadline.IsZero()
+	return !c.work.deadline.IsZero() && !time.Now().Before(c.work.deadline)
 }
 
 // runWork does what waits when it is called, and returns how long the next

@@ -462,6 +462,28 @@ func TestPostInPause(t *testing.T) {
 	})
 }
 
+// TestTimerAndForeignDeadline has reads fail for a deadline that is not the
+// Conn's, while a timer waits: the Conn does not take it for that of the timer.
+func TestTimerAndForeignDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reads := 0
+		pc := newFakeSocket()
+		pc.read = func([]byte) (int, net.Addr, error) { reads++; return 0, nil, os.ErrDeadlineExceeded }
+		c, err := udp.NewConn(pc, nil)
+		check(t, err)
+		start, ran := time.Now(), make(chan time.Duration, 1)
+		c.AfterFunc(time.Minute, func() { ran <- time.Since(start) })
+		if took := <-ran; took != time.Minute {
+			t.Errorf("a timer of a minute runs after %v", took)
+		}
+		if s := c.Stats(); reads > 100 || s.ReadErrors != uint64(reads) {
+			t.Errorf("%d reads, %d errors", reads, s.ReadErrors)
+		}
+		check(t, c.Close())
+		check(t, c.Wait())
+	})
+}
+
 // TestPostWithoutDeadlines has a socket that cannot be woken.
 func TestPostWithoutDeadlines(t *testing.T) {
 	c, err := udp.NewConn(deadlineless{newFakeSocket()}, nil)
