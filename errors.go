@@ -79,6 +79,13 @@ func (c *Conn) opError(op string, addr netip.AddrPort, err error) error {
 // errnoOf returns the error number of the system in err, and 0 if there is
 // none.
 func errnoOf(err error) syscall.Errno {
+	if err == nil {
+		return 0 // success pays no allocation
+	}
+	return findErrno(err)
+}
+
+func findErrno(err error) syscall.Errno {
 	var errno syscall.Errno
 	errors.As(err, &errno)
 	return standardErrno(errno)

@@ -44,6 +44,14 @@ type ListenConfig struct {
 	// errors.ErrUnsupported.
 	Interface *net.Interface
 
+	// WriteTimeout is how long a write waits while the send buffer is full;
+	// then it fails with os.ErrDeadlineExceeded. Each write has its own
+	// time, a WriteBatch for all of its datagrams. If zero, it waits as long
+	// as it takes; below zero, not at all (off Linux for a millisecond). The
+	// buffer is one for all peers: this bounds the wait for a slow one, and
+	// reserves no room for the others.
+	WriteTimeout time.Duration
+
 	// Broadcast lets the Conn send to broadcast addresses. Without it that
 	// is syscall.EACCES, so that nobody who forges a source makes a server
 	// answer to a whole network.

@@ -156,4 +156,3 @@ func TestMemNetManyNames(t *testing.T) {
 		}
 	}
 }
-

@@ -318,10 +318,10 @@ func TestNoRoute(t *testing.T) {
 			{"[fd08:4::1]:9", "", 1, unix.EHOSTUNREACH},
 			{"[fd08:5::1]:9", "", 1, unix.EINVAL},
 			{"[fd08:6::1]:9", "", 1, unix.ENETUNREACH},
-			{"10.8.1.2:9", "10.8.1.99", 1, unix.ENETUNREACH}, // from no address of this host
-			{"[fd08:1::2]:9", "fd08:1::99", 1, unix.EINVAL},  // likewise
-			{"10.8.1.2:9", "", 65508, unix.EMSGSIZE},         // longer than an IP packet
-			{"[fd08:1::2]:9", "", 65528, unix.EMSGSIZE},      // likewise
+			{"10.8.1.2:9", "10.8.1.99", 1, unix.EADDRNOTAVAIL},     // from no address of this host
+			{"[fd08:1::2]:9", "fd08:1::99", 1, unix.EADDRNOTAVAIL}, // likewise
+			{"10.8.1.2:9", "", 65508, unix.EMSGSIZE},               // longer than an IP packet
+			{"[fd08:1::2]:9", "", 65528, unix.EMSGSIZE},            // likewise
 		} {
 			d := udp.Datagram{Addr: netip.MustParseAddrPort(test.to), Payload: []byte(text(test.size))}
 			if test.local != "" {

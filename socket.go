@@ -54,6 +54,14 @@ type socket interface {
 	// while the send buffer is full. Any goroutine may call it.
 	write(d Datagram) error
 
+	// ownsAddress reports whether a, which a datagram could not be sent from,
+	// is an address of the socket's host, as far as the system tells.
+	ownsAddress(a netip.Addr) bool
+
+	// notice says what the Logger is to be told of the socket when it is
+	// open; empty: nothing.
+	notice() string
+
 	// dropped counts what the system has thrown away since the socket was
 	// opened, because the receive buffer was full. Any goroutine may call
 	// it, also after close.
@@ -135,6 +143,8 @@ type plainSocket struct{}
 func (plainSocket) drain()                                               {}
 func (plainSocket) setInterface(int) error                               { return errors.ErrUnsupported }
 func (plainSocket) setUp(*ListenConfig) error                            { return nil }
+func (plainSocket) ownsAddress(netip.Addr) bool                          { return true }
+func (plainSocket) notice() string                                       { return "" }
 func (plainSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) { return c.writeEach(ds) }
 func (plainSocket) connect(peer netip.AddrPort) (netip.AddrPort, error)  { return peer, nil }
 func (plainSocket) disconnect() error                                    { return nil }

@@ -4,12 +4,15 @@ package udp
 
 import (
 	"encoding/binary"
+	"errors"
+	"log/slog"
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +50,7 @@ type sendBatch struct {
 	iovs     int // iovecs in use
 	bytes    int // of payload in the messages
 	errno    syscall.Errno
+	single   bool          // one message for each call
 	changing *sync.RWMutex // the socket's, for wait
 
 	flows []flow           // in the order of their first datagrams
@@ -107,8 +111,12 @@ type sending struct {
 	ds   []Datagram // the window
 	base int        // its place in the batch
 	n    int        // datagrams sent
-	at   int        // the first that failed
-	err  error      // and why
+
+	own      syscall.Errno // why the last that failed did
+	deadline time.Time     // of the call; zero: it has not waited yet
+	late     error         // not nil: the deadline is over, and nothing is tried any more
+	at       int           // the first that failed
+	err      error         // and why
 }
 
 func (s *fastSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) {
@@ -126,11 +134,11 @@ func (s *fastSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) {
 	return w.n, w.err
 }
 
-// fail notes that datagram i of the window was not sent.
-func (w *sending) fail(i int, addr netip.AddrPort, err error) {
+// fail notes that d, which is datagram i of the window, was not sent.
+func (w *sending) fail(d *Datagram, i int, addr netip.AddrPort, err error) {
 	w.c.stats.writeErrors.Add(1)
 	if i += w.base; w.err == nil || i < w.at {
-		w.at, w.err = i, w.c.opError(opWrite, addr, err)
+		w.at, w.err = i, w.c.opError(opWrite, addr, w.c.explainWrite(d, err))
 	}
 }
 
@@ -147,9 +155,12 @@ func (w *sending) gather() {
 		if err == nil {
 			scope, err = w.s.scope(addr.Addr())
 		}
+		if err == nil {
+			err = w.late
+		}
 		if err != nil {
 			for ; i < end; i++ {
-				w.fail(i, addr, err)
+				w.fail(d, i, addr, err)
 			}
 			continue
 		}
@@ -220,14 +231,21 @@ func (b *sendBatch) after(p place) place {
 // of one, which have the same length, but that the last may be shorter.
 func (w *sending) pack(f *flow) {
 	b := w.b
+	longest := w.s.segments.longest(f.addr.Addr())
 	known := -1 // the message before, whose name serves for this one; -1: none
 	for p := (place{f.head, b.runs[f.head].first}); p.run >= 0; {
 		if b.filled == maxMessages || b.iovs+maxSegments > maxIovecs {
 			w.flush()
 			known = -1
 		}
+		if w.late != nil {
+			for ; p.run >= 0; p = b.after(p) {
+				w.fail(&w.ds[p.datagram], int(p.datagram), f.addr, w.late)
+			}
+			return
+		}
 		m := &b.messages[b.filled]
-		iovs, next := w.fill(m, p)
+		iovs, next := w.fill(m, p, longest)
 		w.address(f, m, iovs, known)
 		known, p = b.filled, next
 		b.iovs += len(iovs)
@@ -238,11 +256,11 @@ func (w *sending) pack(f *flow) {
 
 // fill makes m the message that begins at p, and returns its payload and what
 // comes after it.
-func (w *sending) fill(m *message, p place) (iovs []unix.Iovec, next place) {
+func (w *sending) fill(m *message, p place, longest int) (iovs []unix.Iovec, next place) {
 	b, d := w.b, &w.ds[p.datagram]
 	*m = message{first: p, segment: len(d.Payload)}
 	limit := 0
-	if m.segment > 0 && m.segment <= int(w.s.segments.Load()) {
+	if m.segment > 0 && m.segment <= longest {
 		limit = maxSegmented
 	}
 	iovs = b.iovecs[b.iovs:b.iovs]
@@ -318,49 +336,93 @@ func appendSegment(b []byte, segment int) []byte {
 
 // flush sends the messages that are ready.
 func (w *sending) flush() {
-	b, stopped := w.b, false
-	var met syscall.Errno // by the next message, in its first try; zero: this is that
+	b := w.b
+	t := writeTry{} // of the message that failed
+	failed := -1    // which that is
 	for b.sent = 0; b.sent < b.filled; {
+		if failed != b.sent {
+			failed, t = b.sent, writeTry{reports: w.c.stats.undelivered.Load(), own: w.own}
+		}
 		from := b.sent
-		w.s.changing.RLock()
-		err := w.s.raw.Control(b.run)
-		w.s.changing.RUnlock()
-		if err == nil && w.s.restoreAfter(b.errno) {
-			continue
-		}
-		if stopped && b.errno == 0 && !w.c.keepsReports && w.s.peer.Load() != nil {
-			w.c.stats.undelivered.Add(1) // what had stopped it was a report
-		}
-		if err == nil && b.errno == unix.EAGAIN {
-			b.changing = &w.s.changing
-			err = w.s.raw.Write(b.wait)
-		}
-		if err == nil && b.errno != 0 {
-			err = os.NewSyscallError("sendmmsg", b.errno)
-		}
+		err := w.sendSome()
 		w.count(from)
-		stopped = b.sent > from && err == nil && b.sent < b.filled
+		errno := errnoOf(err)
 		switch {
 		case b.sent > from:
-			w.c.met(met, 1)
-			met = 0
-			if stopped {
+			if b.sent < b.filled {
 				w.c.lookForReports() // why it stopped is lost; it may have been one
 			}
-		case met == 0 && isReport(errnoOf(err)):
-			met = errnoOf(err) // once more: it was probably said of another
-			w.c.lookForReports()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			w.failRest(err)
+		case w.refusesBatches(errno):
+		case b.messages[from].count > 1 && isReport(errno) && t.errno == 0 && w.c.wasPending(errno, &t):
+			// It is tried once more.
 		default:
-			if met == unix.ECONNREFUSED {
-				w.c.met(met, 1) // it is never said of the message itself
-			}
-			met = 0
-			w.onebyone(b.sent, err)
+			w.sendEach(b.sent, err, t)
 			b.sent++
 		}
 	}
 	clear(b.iovecs[:b.iovs]) // the payloads are the caller's
 	b.filled, b.iovs, b.bytes = 0, 0, 0
+}
+
+// sendSome makes one system call for the messages that are not sent yet, and
+// waits before it while the send buffer is full. It returns why none was sent.
+func (w *sending) sendSome() error {
+	b := w.b
+	b.single = w.s.single.Load()
+	err := w.sendNow()
+	if err == nil && w.s.restoreAfter(b.errno) {
+		err = w.sendNow()
+	}
+	if err == nil && b.errno == unix.EAGAIN {
+		b.changing = &w.s.changing
+		err = w.s.waitToSend(b.wait, &w.deadline)
+	}
+	if err == nil && b.errno != 0 {
+		err = os.NewSyscallError("sendmmsg", b.errno)
+	}
+	return err
+}
+
+func (w *sending) sendNow() error {
+	w.s.changing.RLock()
+	defer w.s.changing.RUnlock()
+	return w.s.raw.Control(w.b.run)
+}
+
+// refusesBatches reports whether errno says that sendmmsg is refused, by a
+// kernel or a sandbox: then each message has a call of its own from now on.
+// EPERM is also what a firewall makes of one message, so that it is tried by
+// itself first.
+func (w *sending) refusesBatches(errno syscall.Errno) bool {
+	b := w.b
+	if b.single || b.filled-b.sent < 2 || errno != unix.ENOSYS && errno != unix.EPERM {
+		return false
+	}
+	if errno == unix.EPERM {
+		from := b.sent
+		b.single = true
+		if err := w.sendNow(); err != nil || b.errno != 0 {
+			return false
+		}
+		w.count(from)
+	}
+	w.s.single.Store(true)
+	w.c.log(slog.LevelWarn, "udp: sendmmsg is refused; one system call for each message from now on", "error", errno)
+	return true
+}
+
+// failRest says of all that is not sent yet that there was no more time.
+func (w *sending) failRest(err error) {
+	for b := w.b; b.sent < b.filled; b.sent++ {
+		m := &b.messages[b.sent]
+		for p := m.first; m.count > 0; m.count-- {
+			w.fail(&w.ds[p.datagram], int(p.datagram), w.ds[p.datagram].Addr, err)
+			p = b.after(p)
+		}
+	}
+	w.late = err
 }
 
 // send sends without waiting. sendmmsg stops at the first message that fails,
@@ -370,7 +432,7 @@ func (b *sendBatch) send(fd uintptr) {
 		var r uintptr
 		next := unsafe.Pointer(&b.headers[b.sent])
 		switch n := uintptr(b.filled - b.sent); {
-		case n == 1:
+		case n == 1 || b.single:
 			_, _, b.errno = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(next), unix.MSG_DONTWAIT)
 			r = 1
 		case b.bytes <= briefBytes:
@@ -408,13 +470,11 @@ func (w *sending) count(from int) {
 	w.c.stats.wrote(n, bytes)
 }
 
-// onebyone sends the datagrams of a message that failed: those that can be
-// sent are, and each that cannot says why.
-func (w *sending) onebyone(index int, cause error) {
+// sendEach sends the datagrams of a message that failed: those that can be sent
+// are, and each that cannot says why.
+func (w *sending) sendEach(index int, cause error, t writeTry) {
 	m := w.b.messages[index]
-	if m.count > 1 && errnoOf(cause) == unix.ECONNREFUSED {
-		w.c.met(unix.ECONNREFUSED, 1)
-	}
+	errno := errnoOf(cause)
 	sent, p := 0, m.first
 	for range m.count {
 		d := w.ds[p.datagram]
@@ -422,35 +482,25 @@ func (w *sending) onebyone(index int, cause error) {
 		d.Addr = addr
 		switch {
 		case err != nil:
-		case m.count == 1:
-			err = w.c.resend(&d, cause)
+		case m.count == 1 && errno != unix.ENOSYS && errno != unix.EPERM:
+			err = w.c.resend(&d, cause, t)
 		default:
-			err = w.c.send(&d)
+			err = w.c.send(&d, w.own) // by another call, which may be allowed
 		}
 		if err != nil {
-			w.fail(int(p.datagram), addr, err)
+			w.own = errnoOf(err)
+			w.fail(&d, int(p.datagram), addr, err)
 		} else {
 			sent++
 		}
 		p = w.b.after(p)
 	}
 	w.n += sent
-	if m.count > 1 && sent == m.count && isOffloadError(cause) {
-		w.s.limitSegments(w.c, m.segment, cause)
+	if m.count == 1 || sent < m.count || errno == 0 || errno == unix.ENOBUFS || errno == unix.ENOMEM {
+		return
 	}
-}
-
-// isOffloadError reports whether err, of several datagrams as one that could
-// be sent by themselves, is likely to come again. There is one for a device
-// or a socket without checksums (EIO, EINVAL), segments that are too long for
-// the route (EMSGSIZE), and whatever a firewall makes of their length.
-func isOffloadError(err error) bool {
-	switch errno := errnoOf(err); errno {
-	case unix.ENOBUFS, unix.ENOMEM:
-		return false
-	case unix.EMSGSIZE:
-		return true
-	default:
-		return errno != 0 && !isReport(errno)
+	peer := w.ds[m.first.datagram].Addr.Addr().Unmap()
+	if what := w.s.segments.fail(peer, m.segment, errno); what != "" {
+		w.c.log(slog.LevelWarn, "udp: segmentation offload failed: "+what, "error", cause, "peer", peer)
 	}
 }

@@ -3,8 +3,6 @@
 package udp
 
 import (
-	"errors"
-	"log/slog"
 	"net/netip"
 	"sync/atomic"
 	"unsafe"
@@ -26,7 +24,9 @@ import (
 // blocking mode (os.File.Fd puts it there).
 type fastSocket struct {
 	*udpSocket
-	segments atomic.Int64 // the longest segment that may be sent with UDP_SEGMENT; zero: none
+	segments segmentLimits
+	single   atomic.Bool // sendmmsg is refused: one message for each call
+	corrupts bool        // the kernel corrupts segments
 
 	// Of the Conn's goroutine.
 	receive    func(fd uintptr) bool // s.receiveOnce, made once
@@ -54,32 +54,26 @@ func (s *fastSocket) setUp(lc *ListenConfig) error {
 		return err
 	}
 	return s.raw.Control(func(fd uintptr) {
-		if lc.NoOffload { // where it was inherited
-			unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 0)
+		if lc.NoOffload || offloadUnwanted() {
+			s.segments.off.Store(true)
+			unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 0) // where it was inherited
 			return
 		}
 		// Kernels that do not know UDP_SEGMENT ignore it in a control
 		// message, and send one datagram instead of many (before 4.18).
-		if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT); err == nil {
-			s.segments.Store(maxSegmented)
-		}
+		_, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
+		s.corrupts = err == nil && corruptsSegments(kernelRelease())
+		s.segments.off.Store(err != nil || s.corrupts)
 		unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) // since 5.0
 	})
 }
 
-// limitSegments turns UDP_SEGMENT off after it has failed for datagrams that
-// could be sent by themselves: altogether if the device cannot do it,
-// otherwise for segments of that length.
-func (s *fastSocket) limitSegments(c *Conn, segment int, err error) {
-	limit := int64(segment - 1)
-	if errors.Is(err, unix.EIO) {
-		limit = 0
+// notice says that the kernel is one that corrupts segments.
+func (s *fastSocket) notice() string {
+	if s.corrupts {
+		return "no segmentation offload, as Linux " + kernelRelease() + " corrupts segments"
 	}
-	for old := s.segments.Load(); limit < old; old = s.segments.Load() {
-		if s.segments.CompareAndSwap(old, limit) {
-			c.log(slog.LevelWarn, "udp: segmentation offload failed", "error", err, "limit", limit)
-		}
-	}
+	return ""
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2), which x/sys does not have.

@@ -4,11 +4,8 @@ package udp
 
 import (
 	"bytes"
-	"log/slog"
 	"net/netip"
 	"runtime"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -104,33 +101,6 @@ func TestReadClassesOfConn(t *testing.T) {
 func allStacks() []byte {
 	buf := make([]byte, 1<<20)
 	return buf[:runtime.Stack(buf, true)]
-}
-
-// TestLimitSegments lets segmentation fail as a device without checksums
-// does, which not every kernel lets a test arrange: it is off from then on.
-func TestLimitSegments(t *testing.T) {
-	var log bytes.Buffer
-	lc := ListenConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}
-	c, err := lc.Listen(t.Context(), "127.0.0.1:0", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := c.sock.(*fastSocket)
-	for _, step := range []struct {
-		segment int
-		err     error
-		want    int64
-	}{{1200, syscall.EMSGSIZE, 1199}, {1300, syscall.EMSGSIZE, 1199}, {100, syscall.EINVAL, 99}, {50, syscall.EIO, 0}, {10, syscall.EMSGSIZE, 0}} {
-		s.limitSegments(c, step.segment, step.err)
-		if got := s.segments.Load(); got != step.want {
-			t.Errorf("%v with segments of %d: the limit is %d, want %d", step.err, step.segment, got, step.want)
-		}
-	}
-	c.Close()
-	c.Wait()
-	if got := strings.Count(log.String(), "offload"); got != 3 {
-		t.Errorf("%d lines about three limits:\n%s", got, &log)
-	}
 }
 
 // TestCut cuts what the kernel has joined, or says that it has.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -91,7 +92,8 @@ func (s *fastSocket) write(d Datagram) error {
 	if err == nil && op.errno == unix.EAGAIN {
 		op.setName(s, d.Addr, scope)
 		op.changing = &s.changing
-		err = s.raw.Write(op.wait)
+		var deadline time.Time
+		err = s.waitToSend(op.wait, &deadline)
 	}
 	if err == nil && op.errno != 0 {
 		err = os.NewSyscallError("sendmsg", op.errno)

@@ -141,6 +141,25 @@ func (s *udpSocket) leaveShare() {
 	})
 }
 
+// ownsAddress asks whether a is an address of the host, in the namespace of the
+// socket: whether a datagram could go from a to a. With MSG_PROBE the kernel
+// looks for the way, and sends nothing (udp_sendmsg).
+func (s *udpSocket) ownsAddress(a netip.Addr) (has bool) {
+	scope := 0
+	if a.Zone() != "" {
+		scope, _ = s.zoneIndex(a)
+	}
+	oob := appendPacketInfo(nil, a.WithZone(""), scope, a.Is4(), s.is6)
+	const discard, msgProbe = 9, 0x10 // which x/sys does not have
+	s.changing.RLock()
+	defer s.changing.RUnlock()
+	s.raw.Control(func(fd uintptr) {
+		_, err := syscall.SendmsgN(int(fd), nil, oob, s.sockaddr(netip.AddrPortFrom(a, discard), scope), msgProbe|unix.MSG_CONFIRM|unix.MSG_DONTWAIT)
+		has = err == nil || errors.Is(err, unix.EACCES)
+	})
+	return has
+}
+
 // routeSource returns the address that the system would send from to peer;
 // zero: unknown.
 func routeSource(peer netip.AddrPort) netip.Addr {

@@ -37,6 +37,9 @@ type udpSocket struct {
 	changing sync.RWMutex
 	device   int // under changing: the index of the interface that it is bound to; zero: none
 
+	writeTimeout time.Duration // of ListenConfig
+	writing      chan struct{} // has room for the one that waits until writeTimeout; nil: none does
+
 	namesSource atomic.Bool // writes must name their source (leaveShare)
 
 	groupsBy  atomic.Int64 // setMulticastInterface
@@ -57,7 +60,10 @@ type singleRead struct {
 // what package net was asked for, if it has opened conn just now and nobody
 // else has seen it; empty: whatever may have been done to conn is to be asked.
 func newUDPSocket(conn *net.UDPConn, lc *ListenConfig, network string) (*udpSocket, error) {
-	s := &udpSocket{conn: conn, max: lc.MaxDatagram}
+	s := &udpSocket{conn: conn, max: lc.MaxDatagram, writeTimeout: lc.WriteTimeout}
+	if lc.WriteTimeout != 0 {
+		s.writing = make(chan struct{}, 1)
+	}
 	var err error
 	if s.raw, err = conn.SyscallConn(); err != nil {
 		return nil, err
@@ -174,7 +180,57 @@ func (s *udpSocket) markForged(d *Datagram) {
 	}
 }
 
+// waitToSend calls send when there is room in the send buffer, until it says
+// that it has sent, or failed: for as long as writeTimeout allows, of which the
+// deadline of the caller is made when it waits for the first time.
+func (s *udpSocket) waitToSend(send func(fd uintptr) bool, deadline *time.Time) error {
+	switch {
+	case s.writeTimeout == 0:
+		return s.raw.Write(send)
+	case s.writeTimeout < 0:
+		return os.ErrDeadlineExceeded
+	case deadline.IsZero():
+		*deadline = time.Now().Add(s.writeTimeout)
+	}
+	return s.writeUntil(*deadline, func() error { return s.raw.Write(send) })
+}
+
+// writeUntil calls write with the write deadline of the socket. As there is
+// one for all writers, only one of them waits by it; the others wait for their
+// turn, each until its own deadline.
+func (s *udpSocket) writeUntil(deadline time.Time, write func() error) error {
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case s.writing <- struct{}{}:
+	case <-t.C:
+		return os.ErrDeadlineExceeded
+	}
+	defer func() { <-s.writing }()
+	if err := s.conn.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	defer s.conn.SetWriteDeadline(time.Time{})
+	return write()
+}
+
+// shortestWait is what a WriteTimeout below zero means to package net, which
+// does not try to write when the deadline is over.
+const shortestWait = time.Millisecond
+
 func (s *udpSocket) write(d Datagram) error {
+	if s.writeTimeout == 0 {
+		return s.writeRestored(d)
+	}
+	timeout := s.writeTimeout
+	if timeout < 0 {
+		timeout = shortestWait
+	}
+	return s.writeUntil(time.Now().Add(timeout), func() error { return s.writeRestored(d) })
+}
+
+// writeRestored writes again, if the socket had to be restored.
+func (s *udpSocket) writeRestored(d Datagram) error {
 	err := s.writeOnce(d)
 	if err != nil && s.restoreAfter(errnoOf(err)) {
 		err = s.writeOnce(d)

@@ -97,6 +97,9 @@ func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 	}
 	started = true
 	c.log(slog.LevelInfo, "udp: listening")
+	if notice := c.sock.notice(); notice != "" {
+		c.log(slog.LevelWarn, "udp: "+notice)
+	}
 	go c.loop()
 	return c, nil
 }

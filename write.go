@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -8,7 +9,7 @@ import (
 )
 
 // WriteTo sends b in one datagram to addr. It waits while the socket's send
-// buffer is full. A nil error means that the system took the datagram, not
+// buffer is full, as long as ListenConfig.WriteTimeout says. A nil error means that the system took the datagram, not
 // that it arrived.
 //
 // A connected Conn takes its peer's address and fails with
@@ -63,11 +64,11 @@ func (c *Conn) writeOne(d *Datagram, implied bool) (int, error) {
 	addr, err := c.destination(d, implied)
 	d.Addr = addr
 	if err == nil {
-		err = c.send(d)
+		err = c.send(d, 0)
 	}
 	if err != nil {
 		c.stats.writeErrors.Add(1)
-		return 0, c.opError(opWrite, d.Addr, err)
+		return 0, c.opError(opWrite, d.Addr, c.explainWrite(d, err))
 	}
 	return len(d.Payload), nil
 }
@@ -144,19 +145,21 @@ func sameButZone(a, b netip.AddrPort) bool {
 	return a.Port() == b.Port() && a.Addr().WithZone("") == b.Addr().WithZone("")
 }
 
-// send sends d, whose address has been checked.
-func (c *Conn) send(d *Datagram) error {
+// send sends d, whose address has been checked. own is why another of the same
+// batch could not be sent, zero if there is none.
+func (c *Conn) send(d *Datagram, own syscall.Errno) error {
+	t := writeTry{reports: c.stats.undelivered.Load(), own: own}
 	if err := c.sock.write(*d); err != nil {
-		return c.resend(d, err)
+		return c.resend(d, err, t)
 	}
 	c.stats.wrote(1, len(d.Payload))
 	return nil
 }
 
 // How often a datagram is tried: when the system has no buffers (ENOBUFS:
-// macOS says so where others wait), after a pause that begins with
-// firstBufferPause and doubles; and when its write met the reports of earlier
-// ones, of which a storm may bring many.
+// Linux says so of the interface's queue, macOS where others wait), after a
+// pause that begins with firstBufferPause and doubles; and when its write met
+// the reports of earlier ones, of which a storm may bring many.
 const (
 	bufferTries      = 6
 	firstBufferPause = 250 * time.Microsecond
@@ -164,46 +167,108 @@ const (
 	reportTries      = 16
 )
 
+// A writeTry is what a Conn knows of a datagram that it tries to send.
+type writeTry struct {
+	reports uint64        // how many the Conn had counted before the first try
+	errno   syscall.Errno // of the last try that failed; zero: none did
+	same    int           // how many in a row failed with it
+	own     syscall.Errno // the failure of another of the same batch, found to be its own
+}
+
 // resend tries again to send d, which failed with err, as long as the failure
 // is not its own, and counts it when it is sent. A write that returns a report
-// was not sent. Only a refusal is a report for sure; anything else may be said
-// of d itself, and is then said again and again.
-func (c *Conn) resend(d *Datagram, err error) error {
+// was not sent.
+func (c *Conn) resend(d *Datagram, err error, t writeTry) error {
 	pause := firstBufferPause
-	var errno syscall.Errno
-	for same := 0; err != nil; {
-		if now := errnoOf(err); now != errno {
-			c.met(errno, same)
-			errno, same = now, 0
-		}
-		same++
+	for try := 1; ; try++ {
+		errno := errnoOf(err)
 		switch {
-		case errno == syscall.ENOBUFS && same < bufferTries:
+		case errno == syscall.ENOBUFS && try < bufferTries && c.mayPause(pause):
 			c.sleep(pause)
 			pause *= 2
-		case errno == syscall.ECONNREFUSED && same < refusalTries, isReport(errno) && same < reportTries:
-			c.lookForReports()
+		case isReport(errno) && c.wasPending(errno, &t):
 		default:
-			if errno == syscall.ECONNREFUSED {
-				c.met(errno, same)
-			}
 			return err
 		}
 		if err = c.sock.write(*d); err == nil {
-			c.met(errno, same)
+			c.recordMet(&t)
+			c.stats.wrote(1, len(d.Payload))
+			return nil
 		}
 	}
-	c.stats.wrote(1, len(d.Payload))
-	return nil
 }
 
-// met notes what a write has met n times, if that is a report, and not one
-// that the socket keeps.
-func (c *Conn) met(errno syscall.Errno, n int) {
-	if c.keepsReports || !isReport(errno) {
+// mayPause reports whether WriteTimeout lets a write wait as long as pause, and
+// all the shorter ones before it.
+func (c *Conn) mayPause(pause time.Duration) bool {
+	return c.config.WriteTimeout == 0 || 2*pause-firstBufferPause <= c.config.WriteTimeout
+}
+
+// wasPending reports whether errno, which a write returned, was pending: told of
+// a datagram that was sent before. A refusal always is. Anything else is said
+// of this datagram if it is said again, and no more reports have come.
+func (c *Conn) wasPending(errno syscall.Errno, t *writeTry) bool {
+	if !c.keepsReports {
+		return c.wasMet(errno, t)
+	}
+	again := errno == t.errno
+	if errno == syscall.ECONNREFUSED || again && errno != t.own {
+		c.lookForReports()
+	}
+	t.errno = errno
+	t.same++
+	if errno == syscall.ECONNREFUSED {
+		return t.same < refusalTries
+	}
+	return !again || c.stats.undelivered.Load() != t.reports && t.same < reportTries
+}
+
+// wasMet is wasPending for a socket that does not keep its reports. It has some
+// only while it is connected, and nothing tells them from a failure of the
+// datagram itself but that they come to an end.
+func (c *Conn) wasMet(errno syscall.Errno, t *writeTry) bool {
+	if !c.RemoteAddr().IsValid() {
+		return false
+	}
+	if errno != t.errno {
+		c.recordMet(t)
+		t.errno, t.same = errno, 0
+	}
+	t.same++
+	if errno != syscall.ECONNREFUSED {
+		return t.same < reportTries
+	}
+	if t.same < refusalTries {
+		return true
+	}
+	c.recordMet(t)
+	return false
+}
+
+// recordMet records the reports that the tries have met.
+func (c *Conn) recordMet(t *writeTry) {
+	if c.keepsReports || t.errno == 0 {
 		return
 	}
-	for range n {
-		c.recordReport(Undelivered{Addr: c.RemoteAddr(), Err: errno})
+	for range t.same {
+		c.recordReport(Undelivered{Addr: c.RemoteAddr(), Err: t.errno})
 	}
+	t.same = 0
+}
+
+// explainWrite adds to err, for which d was not sent, what the system does not
+// say: that Local is not an address of this host, for which each system has a
+// number of its own, and by which interface d was to leave.
+func (c *Conn) explainWrite(d *Datagram, err error) error {
+	errno := errnoOf(err)
+	switch {
+	case errno != syscall.ENETUNREACH && errno != syscall.EINVAL && errno != syscall.EADDRNOTAVAIL:
+		return err
+	case d.Local.IsValid() && !d.Local.IsMulticast() && d.Local != broadcast && !c.sock.ownsAddress(d.Local.Unmap()):
+		err = fmt.Errorf("source %v: %w", d.Local, syscall.EADDRNOTAVAIL)
+	}
+	if d.Interface != 0 {
+		err = fmt.Errorf("by interface %s: %w", c.sock.zoneName(d.Interface), cause(err))
+	}
+	return err
 }
