@@ -35,7 +35,9 @@ func captureAll(t *testing.T, w *writesBuffer) (want []string) {
 	onMemNet(t, func(t *testing.T, mem *udp.MemNet, n setup) {
 		mem.Capture = w
 		mem.Drop = func(_, _ netip.AddrPort, payload []byte) bool { return string(payload) == "lost" }
-		mem.Copies = func(_, _ netip.AddrPort, payload []byte) int { return map[string]int{"twice": 1, "thrice": 2}[string(payload)] }
+		mem.Copies = func(_, _ netip.AddrPort, payload []byte) int {
+			return map[string]int{"twice": 1, "thrice": 2}[string(payload)]
+		}
 		n.config.Broadcast = true
 		n.listenAt(t, ":7", nil)
 		conns := make(map[string]*udp.Conn)
