@@ -966,9 +966,6 @@ func TestMemNetConcurrent(t *testing.T) {
 	wait(t, done)
 }
 
-// TestMemNetExample runs the test that the example shows.
-func TestMemNetExample(t *testing.T) { testClient(t) }
-
 // BenchmarkMemNet has a server echo to a client, which keeps some datagrams
 // under way: on a MemNet and over the loopback interface.
 func BenchmarkMemNet(b *testing.B) {
