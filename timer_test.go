@@ -569,7 +569,7 @@ func TestTimersAgainstModel(t *testing.T) {
 		done := make(chan struct{})
 		var step *udp.Timer
 		steps := 0
-		step = c.AfterFunc(0, func() {
+		run := func() {
 			for range 20 {
 				id := next(100)
 				for id >= len(timers) {
@@ -608,7 +608,8 @@ func TestTimersAgainstModel(t *testing.T) {
 				return
 			}
 			step.Reset(time.Second + 1) // never at the same moment as one of them
-		})
+		}
+		check(t, c.Post(func() { step = c.AfterFunc(0, run) }))
 		<-done
 		if fired < 1000 {
 			t.Errorf("only %d timers have run", fired)
