@@ -13,15 +13,16 @@ import (
 // A Group is a multicast group, as a Conn joins it.
 type Group struct {
 	// Addr is the address of the group (IPv4: RFC 5771, IPv6: RFC 4291).
-	// A zone in it names the interface.
+	// A zone in it is the interface, by its name or its index.
 	Addr netip.Addr
 
 	// Source, if valid, restricts the membership to what this host sends
 	// (RFC 4607). For Block and Unblock it is whom they are about.
 	Source netip.Addr
 
-	// Interface is where the group is joined. If nil, the system chooses
-	// one, by its routes.
+	// Interface is where the group is joined; its Index counts. If nil, it
+	// is that of the zone, or the system chooses one by its routes; a
+	// MemNet takes all.
 	Interface *net.Interface
 }
 
@@ -134,8 +135,9 @@ func (c *Conn) checkGroup(g Group) (membership, error) {
 // (syscall.EINVAL), and one more than the system allows a socket
 // (syscall.ENOBUFS; on Linux the limit is the sysctl
 // net.ipv4.igmp_max_memberships). An interface that goes takes the membership
-// with it. Where an IPv6 group is joined on several interfaces, Linux lets in
-// on none of them what the one joined last keeps out by its sources.
+// with it. A zone that names no interface is a *net.AddrError. Where an IPv6
+// group is joined on several interfaces, Linux lets in on none of them what the
+// one joined last keeps out by its sources.
 func (c *Conn) Join(g Group) error {
 	return c.group(opJoin, g, func(m membership) error {
 		for _, have := range c.memberships() {
@@ -187,7 +189,7 @@ func limit(err error) error {
 
 // Leave ends a membership, which must be named as it was joined. Without an
 // Interface it also ends a JoinAll of g.Addr, with one it takes that interface
-// out. A membership that does not exist is an error (syscall.EADDRNOTAVAIL).
+// out, for as long as it exists. A GroupHandler is not told. A membership that does not exist is an error (syscall.EADDRNOTAVAIL).
 func (c *Conn) Leave(g Group) error {
 	return c.group(opLeave, g, func(m membership) error {
 		all := c.groupOfAll(m.group)
