@@ -61,10 +61,16 @@ func (lc *ListenConfig) dialAddr(ctx context.Context, addr netip.AddrPort) (*Con
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Connect(addr); err != nil {
+	peer := netip.AddrPort{}
+	if err = c.checkAddr(addr); err == nil {
+		peer, err = c.sock.connect(addr)
+	}
+	if err != nil {
+		err = c.opError(opConnect, addr, err)
 		c.Close()
 		return nil, err
 	}
+	c.connectedTo(peer)
 	return c, nil
 }
 

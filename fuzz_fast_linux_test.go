@@ -62,7 +62,7 @@ func FuzzName(f *testing.F) {
 		if !ok || a.Is6() && !is6 || a.Is4In6() {
 			return
 		}
-		s := &fastSocket{udpSocket: &udpSocket{is6: is6}}
+		s := &fastSocket{udpSocket: udpSocket{is6: is6}}
 		var name rawName
 		size := s.encodeName(&name, netip.AddrPortFrom(a, port), 7)
 		if is6 != (name.Family == unix.AF_INET6) || is6 != (size == unix.SizeofSockaddrInet6) {

@@ -166,8 +166,9 @@ func (lc *ListenConfig) newConn(pc net.PacketConn, network string) (*Conn, error
 	if err := c.sock.setUp(&c.config); err != nil {
 		return nil, err
 	}
-	if network == "" { // a deadline may be left of what it was used for
-		pc.SetDeadline(time.Time{})
+	if network == "" {
+		pc.SetDeadline(time.Time{}) // one may be left of what it was used for
+		c.sock.ownGroupsOnly()      // a Conn that adopts a socket does not know its groups
 	}
 	c.ip4, c.ip6 = c.sock.families()
 	if nc, ok := pc.(net.Conn); ok {
@@ -234,35 +235,35 @@ func (lc *ListenConfig) listen(ctx context.Context, network, address string, how
 // bindAddress returns what to ask a PacketListener for. An IPv4 host means
 // IPv4 only, also the wildcard, where the package net would open a socket for
 // both; an empty host stays, as it alone says "whatever the system has".
-func bindAddress(network, address string, at netip.AddrPort) (_, local string) {
+func bindAddress(network, address string, at netip.AddrPort) (string, *net.UDPAddr) {
 	if network == "" {
 		network = "udp"
 	}
 	if strings.HasPrefix(address, ":") {
-		return network, fmt.Sprintf(":%d", at.Port())
+		return network, &net.UDPAddr{Port: int(at.Port())}
 	}
 	if at.Addr().Is4() {
 		network = "udp4"
 	}
-	return network, at.String()
+	return network, net.UDPAddrFromAddrPort(at)
 }
 
 // open asks the PacketListener for a socket, and makes a Conn of it.
-func (lc *ListenConfig) open(ctx context.Context, network, address string, how sharing) (c *Conn, err error) {
+func (lc *ListenConfig) open(ctx context.Context, network string, address *net.UDPAddr, how sharing) (c *Conn, err error) {
 	var pc net.PacketConn
 	switch l := lc.PacketListener.(type) {
 	case nil:
-		pc, err = lc.listenSystem(ctx, net.ListenConfig{}, network, address, how)
+		pc, err = lc.listenSystem(ctx, nil, network, address, how)
 	case *net.ListenConfig:
-		pc, err = lc.listenSystem(ctx, *l, network, address, how)
+		pc, err = lc.listenSystem(ctx, l.Control, network, address, how)
 		network = "" // its Control may have done anything
 	case sharingListener:
-		pc, err = l.listenShared(ctx, network, address, how)
+		pc, err = l.listenShared(ctx, network, address.String(), how)
 	default:
 		if how != 0 {
 			return nil, fmt.Errorf("sharing a port by way of a %T: %w", l, errors.ErrUnsupported)
 		}
-		pc, err = l.ListenPacket(ctx, network, address)
+		pc, err = l.ListenPacket(ctx, network, address.String())
 		network = ""
 	}
 	if err != nil {
@@ -277,27 +278,40 @@ func (lc *ListenConfig) open(ctx context.Context, network, address string, how s
 // listenSystem opens a socket of the system. One for all addresses is for IPv6
 // too, where the system has that: package net makes it one for IPv4 where
 // 127.0.0.1 is not an address of the host (golang/go#61310).
-func (lc *ListenConfig) listenSystem(ctx context.Context, system net.ListenConfig, network, address string, how sharing) (net.PacketConn, error) {
-	next := system.Control
-	listen := func(network, address string, dualStack bool) (net.PacketConn, error) {
-		system.Control = lc.control(next, how, dualStack)
-		return system.ListenPacket(ctx, network, address)
-	}
-	pc, err := listen(network, address, false)
-	port, wildcard := strings.CutPrefix(strings.TrimPrefix(address, "[::]"), ":")
-	if err != nil || network != "udp" || !wildcard || pc.LocalAddr().(*net.UDPAddr).IP.To4() == nil {
+func (lc *ListenConfig) listenSystem(ctx context.Context, next control, network string, address *net.UDPAddr, how sharing) (net.PacketConn, error) {
+	pc, err := lc.listenUDP(ctx, next, network, address, how, false)
+	if err != nil || network != "udp" || address.IP.To4() != nil || address.IP != nil && !address.IP.IsUnspecified() {
 		return pc, err
 	}
-	pc.Close()
-	if pc, err := listen("udp6", "[::]:"+port, true); err == nil {
+	if pc.LocalAddr().(*net.UDPAddr).IP.To4() == nil {
 		return pc, nil
 	}
-	return listen(network, address, false) // the system has no IPv6
+	pc.Close()
+	pc, err = lc.listenUDP(ctx, next, "udp6", &net.UDPAddr{IP: net.IPv6unspecified, Port: address.Port}, how, true)
+	if err == nil {
+		return pc, nil
+	}
+	return lc.listenUDP(ctx, next, network, address, how, false) // the system has no IPv6
 }
+
+func (lc *ListenConfig) listenUDP(ctx context.Context, next control, network string, address *net.UDPAddr, how sharing, dualStack bool) (net.PacketConn, error) {
+	c := lc.control(next, how, dualStack)
+	if c == nil { // with fewer allocations
+		pc, err := net.ListenUDP(network, address)
+		if err != nil {
+			return nil, err
+		}
+		return pc, nil
+	}
+	return (&net.ListenConfig{Control: c}).ListenPacket(ctx, network, address.String())
+}
+
+// A control is net.ListenConfig's.
+type control = func(network, address string, raw syscall.RawConn) error
 
 // control returns a function for net.ListenConfig.Control that sets, after
 // next, what must be set before a socket is bound; nil: nothing must.
-func (lc *ListenConfig) control(next func(string, string, syscall.RawConn) error, how sharing, dualStack bool) func(string, string, syscall.RawConn) error {
+func (lc *ListenConfig) control(next control, how sharing, dualStack bool) control {
 	if how == 0 && !dualStack && lc.Interface == nil {
 		return next
 	}
@@ -335,11 +349,7 @@ func newSocket(pc net.PacketConn, lc *ListenConfig, network string) (socket, err
 		if pc == nil {
 			return nil, errors.New("nil *net.UDPConn")
 		}
-		s, err := newUDPSocket(pc, lc, network)
-		if err != nil {
-			return nil, err
-		}
-		return accelerate(s), nil
+		return newSystemSocket(pc, lc, network)
 	case *memSocket:
 		return pc, nil
 	}
@@ -379,6 +389,9 @@ type bufferKind struct {
 
 // checkBuffers says so if the system made less of a size than was asked for.
 func (c *Conn) checkBuffers() {
+	if c.config.ReadBuffer == 0 && c.config.WriteBuffer == 0 {
+		return
+	}
 	raw, err := c.sock.syscallConn()
 	if err != nil {
 		return

@@ -83,6 +83,7 @@ func (lc *ListenConfig) ListenMulticast(ctx context.Context, address string, h H
 	if err != nil {
 		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
 	}
+	c.sock.ownGroupsOnly()
 	return c.start(h, func() error {
 		for _, g := range groups {
 			if err := c.Join(g); err != nil {
@@ -163,6 +164,7 @@ func (c *Conn) join(m membership) error {
 	if i := c.findChosen(m.group); m.ifi == nil && i >= 0 {
 		m.index = c.memberships()[i].index // another source, where the first one is
 	}
+	c.sock.ownGroupsOnly()
 	if err := c.sock.join(m.group, m.source, m.index); err != nil {
 		return limit(err)
 	}

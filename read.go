@@ -149,7 +149,7 @@ func (c *Conn) stop() {
 		}
 	}
 	defer c.log(slog.LevelInfo, "udp: closed")
-	defer c.Close()
+	defer c.ensureClosed()
 	if c.handlers.stop != nil {
 		c.beginCallback()
 		defer c.endCallback()
@@ -262,7 +262,11 @@ func (c *Conn) accepts(d *Datagram) bool {
 	if peer := c.peer.Load(); peer != nil && peer.addr != d.Addr && !c.isPeer(peer, d.Addr) {
 		return false
 	}
-	return !d.Local.IsMulticast() || c.adopted || c.memberOf(d)
+	if !d.Local.IsMulticast() || c.adopted || c.memberOf(d) {
+		return true
+	}
+	c.sock.ownGroupsOnly()
+	return false
 }
 
 // recovered is deferred around each call of a handler, if Recover is set.

@@ -123,6 +123,11 @@ type socket interface {
 	// address of IPv4, or of IPv6.
 	hasAddress(ifi *net.Interface, ip4 bool) bool
 
+	// ownGroupsOnly asks the system, if it can, to keep away what comes to
+	// groups that the socket has not joined, but another one of the host. It
+	// is called by what joins groups, and when such a datagram has come.
+	ownGroupsOnly()
+
 	// memberAt reports whether the system says that the socket has joined
 	// group on the interface of that index. Not every system does.
 	memberAt(group netip.Addr, index int) bool
@@ -165,6 +170,7 @@ func (plainSocket) zoneIndex(netip.Addr) (int, error)                    { retur
 func (plainSocket) zoneName(int) string                                  { return "" }
 func (plainSocket) interfaces() ([]net.Interface, error)                 { return nil, errors.ErrUnsupported }
 func (plainSocket) hasAddress(*net.Interface, bool) bool                 { return false }
+func (plainSocket) ownGroupsOnly()                                       {}
 func (plainSocket) memberAt(netip.Addr, int) bool                        { return false }
 func (plainSocket) watchInterfaces() (<-chan struct{}, func(), error) {
 	return nil, func() {}, errors.ErrUnsupported

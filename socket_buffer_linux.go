@@ -37,29 +37,31 @@ func grantedSize(raw syscall.RawConn, kind bufferKind, asked int) int {
 }
 
 // dropCount follows the kernel's count of what the socket dropped. The
-// goroutine asks for it now and then, so that costs no allocation.
+// goroutine asks for it now and then, so all but the first time costs no
+// allocation.
 type dropCount struct {
 	counter
-	raw   syscall.RawConn
-	count func() (now uint32, ok bool) // n.drops, made once
-	ask   func(fd uintptr)             // n.askKernel, likewise
-	now   uint32                       // the answer, under the mutex of counter
-	ok    bool
+	raw syscall.RawConn
+	ask func(fd uintptr) // n.askKernel, made at the first use
+	now uint32           // the answer, under the mutex of counter
+	ok  bool
 }
 
 // start takes what a socket has dropped so far for nothing, which a fresh one
 // need not be asked for.
 func (n *dropCount) start(s *udpSocket, fresh bool) {
-	n.raw, n.count, n.ask = s.raw, n.drops, n.askKernel
+	n.raw = s.raw
 	if !fresh {
 		n.last, _ = n.drops()
 	}
 }
 
-func (n *dropCount) read(*udpSocket) uint64 { return n.advance(n.count) }
+func (n *dropCount) read(*udpSocket) uint64 { return n.advance(n.drops) }
 
 func (n *dropCount) drops() (now uint32, ok bool) {
-	n.ok = false
+	if n.ok = false; n.ask == nil {
+		n.ask = n.askKernel
+	}
 	n.raw.Control(n.ask)
 	return n.now, n.ok
 }

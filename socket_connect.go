@@ -3,6 +3,7 @@
 package udp
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"syscall"
@@ -12,21 +13,22 @@ import (
 // the socket was opened with stays. On failure the old peer is connected
 // again; where the system refuses that too, as it does while the link is down,
 // it has none, and writes name theirs.
-func (s *udpSocket) connect(peer netip.AddrPort) (_ netip.AddrPort, err error) {
+func (s *udpSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
 	scope, err := s.zoneIndex(peer.Addr())
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	cerr := s.raw.Control(func(fd uintptr) {
-		peer, err = s.replacePeer(descriptor(fd), peer, scope)
+	done := struct { // one allocation for what is shared with the function
+		peer netip.AddrPort
+		err  error
+	}{peer: peer}
+	err = s.raw.Control(func(fd uintptr) {
+		done.peer, done.err = s.replacePeer(descriptor(fd), done.peer, scope)
 		s.setLocal(s.localName(descriptor(fd)))
 	})
-	if cerr != nil {
-		err = cerr
-	}
-	return peer, err
+	return done.peer, cmp.Or(err, done.err)
 }
 
 func (s *udpSocket) replacePeer(fd descriptor, peer netip.AddrPort, scope int) (_ netip.AddrPort, err error) {

@@ -16,32 +16,32 @@ const (
 	pktinfo6    = unix.SizeofInet6Pktinfo
 )
 
-// setUp sets what a new socket needs, in one go: the system is to tell
-// with each datagram what can differ from one to the next, to give the socket
-// only the groups that it joins itself, and to refuse broadcasts unless they
-// are allowed, which package net does. A kernel that cannot tell leaves it
-// unknown.
+// setUp sets what a new socket needs, in one go: the system is to tell with
+// each datagram what can differ from one to the next, and to refuse broadcasts
+// unless they are allowed, which package net does. It queues each ICMP message
+// about what the socket has sent, with the address that was about (IP_RECVERR
+// of ip(7), IPV6_RECVERR of ipv6(7)); from then on such an error is also
+// pending for the next read or write, whichever peer that is for. A kernel
+// that cannot do one of these leaves it unknown.
 func (s *udpSocket) setUp(lc *ListenConfig) error {
 	return s.raw.Control(func(fd uintptr) {
-		set := func(level, option, value int) { unix.SetsockoptInt(int(fd), level, option, value) }
+		set := func(level, option, value int) bool {
+			return unix.SetsockoptInt(int(fd), level, option, value) == nil
+		}
+		s.keepsReports = true
+		local := !s.bound.IsValid() || lc.Interface != nil // where each datagram was sent to is to be told
 		if s.ip4 {
 			set(unix.SOL_SOCKET, unix.SO_BROADCAST, boolInt(lc.Broadcast))
 			set(unix.IPPROTO_IP, unix.IP_RECVTTL, 1)
+			s.keepsReports = set(unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+			s.tells4 = local && set(unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 		}
 		if s.is6 {
 			set(unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1)
-		}
-		if s.bound.IsValid() && lc.Interface == nil {
-			return // Local is known, and no group's datagrams come but those of bound
-		}
-		if s.ip4 {
-			s.tells4 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) == nil
-		}
-		if s.is6 {
-			set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
-		}
-		if !s.bound.IsValid() {
-			ownGroupsOnly(int(fd), s.is6)
+			s.keepsReports = set(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1) && s.keepsReports
+			if local {
+				set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+			}
 		}
 	})
 }

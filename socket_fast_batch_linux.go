@@ -120,6 +120,9 @@ type sending struct {
 }
 
 func (s *fastSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) {
+	if !s.asked.Load() {
+		s.askToSegment()
+	}
 	w := sending{c: c, s: s, b: sendBatches.Get().(*sendBatch)}
 	for ; w.base < len(ds); w.base += len(w.ds) {
 		w.ds = ds[w.base:min(len(ds), w.base+maxWindow)]

@@ -3,6 +3,7 @@
 package udp
 
 import (
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"unsafe"
@@ -23,8 +24,9 @@ import (
 // MSG_DONTWAIT makes sure of it, as a descriptor that others share may be in
 // blocking mode (os.File.Fd puts it there).
 type fastSocket struct {
-	*udpSocket
+	udpSocket
 	segments segmentLimits
+	asked    atomic.Bool // askToSegment has been called
 	single   atomic.Bool // sendmmsg is refused: one message for each call
 	corrupts bool        // the kernel corrupts segments
 
@@ -34,38 +36,54 @@ type fastSocket struct {
 	plain      bool                  // reads one message a call, as recvmmsg is refused
 	class      int                   // how much to read: an index of readClasses
 	idle       bool                  // it has not been read from
+	joins      bool                  // it is to have the kernel join datagrams
 	singles    int                   // reads in a row that waited for one datagram
 	waited     bool                  // nothing was there when this read began
 	batch      *readBatch            // what is lent to the handler; nil: nothing
 	err        error
 }
 
-// accelerate returns the fastest socket there is on top of s.
-func accelerate(s *udpSocket) socket {
+// newSystemSocket makes a socket of conn, as udpSocket.open does.
+func newSystemSocket(conn *net.UDPConn, lc *ListenConfig, network string) (socket, error) {
+	s := &fastSocket{idle: true}
+	s.receive = s.receiveOnce
+	err := s.open(conn, lc, network)
 	s.dialed = false // the system calls made here need no leave of package net
-	f := &fastSocket{udpSocket: s, idle: true}
-	f.receive = f.receiveOnce
-	f.receiveNow = func(fd uintptr) { f.receiveOnce(fd) }
-	return f
+	return s, err
 }
 
 func (s *fastSocket) setUp(lc *ListenConfig) error {
-	if err := s.udpSocket.setUp(lc); err != nil {
-		return err
+	if lc.NoOffload || offloadUnwanted() {
+		s.segments.off.Store(true)
+		s.raw.Control(func(fd uintptr) { // where it was inherited
+			unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 0)
+		})
+	} else {
+		s.joins = true
+		s.corrupts = corruptsSegments(kernelRelease())
+		s.segments.off.Store(s.corrupts)
 	}
-	return s.raw.Control(func(fd uintptr) {
-		if lc.NoOffload || offloadUnwanted() {
+	return s.udpSocket.setUp(lc)
+}
+
+// askToSegment asks whether the kernel knows UDP_SEGMENT, before the first
+// batch. Those that do not ignore it in a control message, and send one
+// datagram instead of many (before 4.18).
+func (s *fastSocket) askToSegment() {
+	s.raw.Control(func(fd uintptr) {
+		if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT); err != nil {
 			s.segments.off.Store(true)
-			unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 0) // where it was inherited
-			return
 		}
-		// Kernels that do not know UDP_SEGMENT ignore it in a control
-		// message, and send one datagram instead of many (before 4.18).
-		_, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
-		s.corrupts = err == nil && corruptsSegments(kernelRelease())
-		s.segments.off.Store(err != nil || s.corrupts)
-		unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) // since 5.0
 	})
+	s.asked.Store(true)
+}
+
+// joinDatagrams has the kernel join the datagrams of one peer, since 5.0. It
+// is not asked before several have come at once, as the first such socket of a
+// system, and the last, cost it much.
+func (s *fastSocket) joinDatagrams(fd uintptr) {
+	s.joins = false
+	unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1)
 }
 
 // notice says that the kernel is one that corrupts segments.

@@ -2,5 +2,10 @@
 
 package udp
 
-// accelerate returns the fastest socket there is on top of s: s itself.
-func accelerate(s *udpSocket) socket { return s }
+import "net"
+
+// newSystemSocket makes a socket of conn, as udpSocket.open does.
+func newSystemSocket(conn *net.UDPConn, lc *ListenConfig, network string) (socket, error) {
+	s := new(udpSocket)
+	return s, s.open(conn, lc, network)
+}

@@ -100,7 +100,7 @@ func (s *fastSocket) read(wait time.Duration) ([]Datagram, error) {
 	var err error
 	if wait == forever {
 		err = s.raw.Read(s.receive)
-	} else if err = s.raw.Control(s.receiveNow); err == nil && s.batch == nil && s.err == nil {
+	} else if err = s.readNow(); err == nil && s.batch == nil && s.err == nil {
 		err = os.ErrDeadlineExceeded
 	}
 	if err == nil {
@@ -111,6 +111,14 @@ func (s *fastSocket) read(wait time.Duration) ([]Datagram, error) {
 		return nil, err
 	}
 	return s.batch.ds, nil
+}
+
+// readNow reads what is there, without waiting.
+func (s *fastSocket) readNow() error {
+	if s.receiveNow == nil {
+		s.receiveNow = func(fd uintptr) { s.receiveOnce(fd) }
+	}
+	return s.raw.Control(s.receiveNow)
 }
 
 func (s *fastSocket) release() {
@@ -131,6 +139,7 @@ func (s *fastSocket) receiveOnce(fd uintptr) bool {
 		_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, 0, 0, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case unix.EAGAIN:
+			s.quiet.Store(true)
 			return false
 		case 0, unix.ENOSYS, unix.EPERM: // the last two: a sandbox refuses the call
 		default:
@@ -156,9 +165,15 @@ func (s *fastSocket) receiveOnce(fd uintptr) bool {
 		s.err = os.NewSyscallError("recvmsg", errno)
 		return true
 	}
+	if s.quiet.Load() {
+		s.quiet.Store(false)
+	}
 	s.batch = b
 	bytes := s.decode(b, n)
 	s.adapt(n, bytes)
+	if s.joins && s.class > 0 {
+		s.joinDatagrams(fd)
+	}
 	return true
 }
 

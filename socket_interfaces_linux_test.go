@@ -21,8 +21,8 @@ func TestInterfacesWithoutNetlink(t *testing.T) {
 			continue
 		}
 		defer conn.Close()
-		s, err := newUDPSocket(conn, new(ListenConfig), "")
-		if err != nil {
+		s := new(udpSocket)
+		if err := s.open(conn, new(ListenConfig), ""); err != nil {
 			t.Fatal(err)
 		}
 		var names []string

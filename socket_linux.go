@@ -40,12 +40,18 @@ func setReuseAddr(fd uintptr) error {
 
 // ownGroupsOnly stops the kernel from giving the socket datagrams of groups
 // that only other sockets have joined: IP_MULTICAST_ALL of ip(7), and the
-// same for IPv6 since Linux 4.20.
-func ownGroupsOnly(fd int, is6 bool) {
-	unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0)
-	if is6 {
-		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 0)
+// same for IPv6 since Linux 4.20. Most sockets never see one, and so are opened
+// without that.
+func (s *udpSocket) ownGroupsOnly() {
+	if s.ownGroups.Swap(true) {
+		return // what had been let in before
 	}
+	s.raw.Control(func(fd uintptr) {
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0)
+		if s.is6 {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 0)
+		}
+	})
 }
 
 // mustDrop reports whether old must be dropped before another peer is

@@ -11,23 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// askForReports makes the kernel queue each ICMP message about what the
-// socket has sent, with the address that was about (IP_RECVERR of ip(7),
-// IPV6_RECVERR of ipv6(7)). From then on such an error is also pending for
-// the next read or write, whichever peer that is for.
-func (s *udpSocket) askForReports() (on bool) {
-	s.raw.Control(func(fd uintptr) {
-		var err4, err6 error
-		if s.ip4 {
-			err4 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1)
-		}
-		if s.is6 {
-			err6 = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
-		}
-		on = err4 == nil && err6 == nil
-	})
-	return on
-}
+// askForReports: setUp has asked.
+func (s *udpSocket) askForReports() (on bool) { return s.keepsReports }
 
 // takeReports hands at most limit entries of the queue to take, and tells
 // whether it stopped for that. When the last has been taken, no error is

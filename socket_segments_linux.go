@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -119,6 +120,9 @@ func offloadUnwanted() bool { return os.Getenv("UDP_NO_OFFLOAD") == "1" }
 // the payload of datagrams that are sent with UDP_SEGMENT: 7.0-rc1 to 7.1.4. It
 // cannot be found out by trying, as the sender sees nothing of it.
 func corruptsSegments(release string) bool {
+	if !strings.HasPrefix(release, "7.") { // before what allocates
+		return false
+	}
 	var major, minor, patch int
 	n, _ := fmt.Sscanf(release, "%d.%d.%d", &major, &minor, &patch)
 	return n >= 2 && major == 7 && (minor == 0 || minor == 1 && patch <= 4)

@@ -18,18 +18,20 @@ import (
 // is built on top of this one (accelerate).
 type udpSocket struct {
 	plainSocket
-	conn   *net.UDPConn
-	raw    syscall.RawConn
-	max    int                            // MaxDatagram
-	local  atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
-	peer   atomic.Pointer[netip.AddrPort] // the system's, which may not be the Conn's; nil: none
-	dialed bool                           // package net refuses addresses on writes
-	is6    bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
-	ip4    bool                           // can send to IPv4
-	bound  netip.Addr                     // the one address that it is bound to, without its zone; zero: all
-	link   int                            // the index of the interface that the zone of that address names
-	tells4 bool                           // the system says with each IPv4 datagram where it was sent to
-	drops  dropCount
+	conn         *net.UDPConn
+	raw          syscall.RawConn
+	max          int                            // MaxDatagram
+	local        atomic.Pointer[netip.AddrPort] // changes as the socket is connected and disconnected
+	first        netip.AddrPort                 // what local points to at first: an allocation less
+	peer         atomic.Pointer[netip.AddrPort] // the system's, which may not be the Conn's; nil: none
+	dialed       bool                           // package net refuses addresses on writes
+	is6          bool                           // the descriptor is AF_INET6, and takes IPv4 addresses mapped
+	ip4          bool                           // can send to IPv4
+	bound        netip.Addr                     // the one address that it is bound to, without its zone; zero: all
+	link         int                            // the index of the interface that the zone of that address names
+	keepsReports bool                           // the system does, apart from the errors of reads and writes
+	tells4       bool                           // the system says with each IPv4 datagram where it was sent to
+	drops        dropCount
 
 	// changing is locked to change the peer, the port or the device, and
 	// read-locked by each system call that sends: in between, the system
@@ -40,6 +42,8 @@ type udpSocket struct {
 	writeTimeout time.Duration // of ListenConfig
 	writing      chan struct{} // has room for the one that waits until writeTimeout; nil: none does
 
+	ownGroups   atomic.Bool // ownGroupsOnly has been called
+	quiet       atomic.Bool // nothing had arrived when it was first read from, nor has since
 	namesSource atomic.Bool // writes must name their source (leaveShare)
 
 	groupsBy  atomic.Int64 // setMulticastInterface
@@ -56,21 +60,20 @@ type singleRead struct {
 	ds      [1]Datagram
 }
 
-// newUDPSocket makes a socket of conn, with the settings of lc. The network is
+// open makes s a socket of conn, with the settings of lc. The network is
 // what package net was asked for, if it has opened conn just now and nobody
 // else has seen it; empty: whatever may have been done to conn is to be asked.
-func newUDPSocket(conn *net.UDPConn, lc *ListenConfig, network string) (*udpSocket, error) {
-	s := &udpSocket{conn: conn, max: lc.MaxDatagram, writeTimeout: lc.WriteTimeout}
+func (s *udpSocket) open(conn *net.UDPConn, lc *ListenConfig, network string) (err error) {
+	s.conn, s.max, s.writeTimeout = conn, lc.MaxDatagram, lc.WriteTimeout
 	if lc.WriteTimeout != 0 {
 		s.writing = make(chan struct{}, 1)
 	}
-	var err error
 	if s.raw, err = conn.SyscallConn(); err != nil {
-		return nil, err
+		return err
 	}
 	local, ok := addrPortOf(conn.LocalAddr())
 	if !ok {
-		return nil, net.ErrClosed
+		return net.ErrClosed
 	}
 	fresh := network != ""
 	// An IPv4 socket has IPv4 addresses, anything else is an IPv6 socket.
@@ -79,7 +82,8 @@ func newUDPSocket(conn *net.UDPConn, lc *ListenConfig, network string) (*udpSock
 	if local.Addr() == netip.IPv6Unspecified() {
 		s.ip4 = network == "udp" && runtime.GOOS == "linux" || network != "udp6" && !s.onlyIPv6()
 	}
-	s.setLocal(unmap(local))
+	s.first = unmap(local)
+	s.local.Store(&s.first)
 	if peer, ok := addrPortOf(conn.RemoteAddr()); ok {
 		peer = unmap(peer)
 		index, _ := s.zoneIndex(peer.Addr())
@@ -94,7 +98,7 @@ func newUDPSocket(conn *net.UDPConn, lc *ListenConfig, network string) (*udpSock
 		s.rememberDevice()
 	}
 	s.drops.start(s, fresh)
-	return s, nil
+	return nil
 }
 
 // netConnected reports whether the package net takes conn for connected: a
@@ -133,7 +137,9 @@ func (s *udpSocket) localAddr() netip.AddrPort {
 }
 
 func (s *udpSocket) close() error {
-	s.drops.read(s) // for Stats after this
+	if !s.quiet.Load() {
+		s.drops.read(s) // for Stats after this
+	}
 	return s.conn.Close()
 }
 

@@ -107,7 +107,7 @@ func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 // finish closes the Conn and waits for what JoinAll has started, the last of
 // its goroutines but for the caller.
 func (c *Conn) finish() {
-	c.Close()
+	c.ensureClosed()
 	c.configure.Lock() // after a JoinAll that may still start it
 	c.all.groups = nil
 	c.configure.Unlock()
@@ -148,6 +148,14 @@ func (c *Conn) Close() error {
 	c.dropWork()
 	close(c.done)
 	return c.opError(opClose, netip.AddrPort{}, err)
+}
+
+// ensureClosed is Close without an error for a Conn that is closed already,
+// which would cost more than all else at a Conn's end.
+func (c *Conn) ensureClosed() {
+	if c.state.Load() != stateClosed {
+		c.Close()
+	}
 }
 
 // Done returns a channel that is closed when the Conn is closed: by Close, or

@@ -48,7 +48,7 @@ func (c *Conn) recordReport(u Undelivered) {
 // tell of them. It is for whoever met a sign of them: the system may give no
 // other. A write does so at once, as they have a part of the receive buffer.
 func (c *Conn) lookForReports() {
-	if !c.keepsReports {
+	if !c.keepsReports || c.state.Load() == stateClosed {
 		return
 	}
 	w := &c.work

@@ -119,6 +119,7 @@ func firstRead(t *testing.T, c *udp.Conn, host netip.Addr, size int) int {
 	check(t, err)
 	defer to.Wait()
 	defer to.Close()
+	setOption(t, to, unix.SOL_UDP, unix.UDP_GRO, 1) // as it is after a burst
 	d := udp.Datagram{Payload: make([]byte, size), Addr: to.LocalAddr()}
 	if sent, err := c.WriteBatch(slices.Repeat([]udp.Datagram{d}, 10)); sent != 10 || err != nil {
 		t.Errorf("WriteBatch sends %d of 10: %v", sent, err)
