@@ -4,6 +4,7 @@ package udp_test
 
 import (
 	"testing"
+	"time"
 
 	"example.com/udp"
 )
@@ -64,5 +65,52 @@ func TestAllocations(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestReportAllocations has refusals come, which anyone who can forge them can
+// make many of: each costs a few allocations at most.
+func TestReportAllocations(t *testing.T) {
+	const few = 12
+	for _, n := range kernelSetups() {
+		t.Run(n.name, func(t *testing.T) {
+			told := make(chan struct{}, 1)
+			c := n.listen(t, funcs{undelivered: func(*udp.Conn, udp.Undelivered) { told <- struct{}{} }})
+			dead, payload := n.dead(t), []byte("x")
+			refuse := func() {
+				c.WriteTo(payload, dead)
+				<-told
+			}
+			refuse()
+			if got := testing.AllocsPerRun(200, refuse); got > few {
+				t.Errorf("%v allocations for a report, more than %d", got, few)
+			} else {
+				t.Logf("%v allocations for a report", got)
+			}
+		})
+	}
+}
+
+// TestPostAllocations posts, and sets a timer again: there is an allocation or
+// two where that ends a read, of package net's error.
+func TestPostAllocations(t *testing.T) {
+	n := setup{bind: "127.0.0.1:0", host: loopback4}
+	c := n.listen(t, nil)
+	done := make(chan struct{}, 1)
+	f := func() { done <- struct{}{} }
+	again := func() { c.Post(f) }
+	timer := c.AfterFunc(time.Hour, f)
+	for name, once := range map[string]func(){
+		"Post":         func() { c.Post(f); <-done },
+		"Timer":        func() { timer.Reset(0); <-done },
+		"Timer.Reset":  func() { timer.Reset(time.Hour) },
+		"Reset, Stop":  func() { timer.Reset(time.Hour); timer.Stop() },
+		"Post in a post": func() { c.Post(again); <-done },
+	} {
+		if got := testing.AllocsPerRun(200, once); got > 4 {
+			t.Errorf("%s: %v allocations", name, got)
+		} else {
+			t.Logf("%s: %v allocations", name, got)
+		}
 	}
 }

@@ -33,7 +33,7 @@ func (s *udpSocket) takeReports(limit int, take func(Undelivered)) (more bool) {
 			if u, ok := parseReport(oob[:n]); ok {
 				u.Addr = addrPort(fd, from)
 				if scope := interfaceNumber(u.Offender.Zone()); scope != 0 {
-					u.Offender = u.Offender.WithZone(zoneAt(fd, scope))
+					u.Offender = u.Offender.WithZone(s.zones.name(fd, scope))
 				}
 				take(u)
 			}
