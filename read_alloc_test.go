@@ -101,10 +101,10 @@ func TestPostAllocations(t *testing.T) {
 	again := func() { c.Post(f) }
 	timer := c.AfterFunc(time.Hour, f)
 	for name, once := range map[string]func(){
-		"Post":         func() { c.Post(f); <-done },
-		"Timer":        func() { timer.Reset(0); <-done },
-		"Timer.Reset":  func() { timer.Reset(time.Hour) },
-		"Reset, Stop":  func() { timer.Reset(time.Hour); timer.Stop() },
+		"Post":           func() { c.Post(f); <-done },
+		"Timer":          func() { timer.Reset(0); <-done },
+		"Timer.Reset":    func() { timer.Reset(time.Hour) },
+		"Reset, Stop":    func() { timer.Reset(time.Hour); timer.Stop() },
 		"Post in a post": func() { c.Post(again); <-done },
 	} {
 		if got := testing.AllocsPerRun(200, once); got > 4 {
