@@ -418,3 +418,12 @@ func (c *Conn) mayWait() int {
 	}
 	return size + readBuffer // one more is let in while there is any room
 }
+
+// interfaceInterval is how often a Conn with an Interface looks whether that is
+// still there. The system tells a socket nothing of it.
+const interfaceInterval = time.Second
+
+func (c *Conn) followInterface() {
+	c.sock.followInterface(c.config.Interface.Name)
+	c.AfterFunc(interfaceInterval, c.followInterface)
+}

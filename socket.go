@@ -22,6 +22,10 @@ type socket interface {
 	// and receives by no other. If that fails, nothing has changed.
 	setInterface(index int) error
 
+	// followInterface binds the socket to the interface of that name, if the
+	// one that it is bound to has gone.
+	followInterface(name string)
+
 	// setUp sets what the socket needs for a Conn with the settings of lc.
 	setUp(lc *ListenConfig) error
 
@@ -147,6 +151,7 @@ type plainSocket struct{}
 
 func (plainSocket) drain()                                               {}
 func (plainSocket) setInterface(int) error                               { return errors.ErrUnsupported }
+func (plainSocket) followInterface(string)                               {}
 func (plainSocket) setUp(*ListenConfig) error                            { return nil }
 func (plainSocket) ownsAddress(netip.Addr) bool                          { return true }
 func (plainSocket) notice() string                                       { return "" }

@@ -195,6 +195,30 @@ func (s *udpSocket) setInterface(index int) error {
 	return cmp.Or(cerr, err)
 }
 
+func (s *udpSocket) followInterface(name string) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	s.raw.Control(func(fd uintptr) {
+		if new(interfaceRequest).askName(fd, s.device) {
+			return
+		}
+		index := interfaceIndex(fd, name)
+		if index == 0 {
+			return
+		}
+		s.device = index
+		if bindDevice(int(fd), index) == nil {
+			return
+		}
+		// Only root may bind from one interface to another, but everyone from
+		// none: there is none without a peer.
+		peer := s.peer.Load()
+		if err := s.dropPeer(int(fd)); peer != nil && (err != nil || s.reconnect(int(fd), *peer) != nil) {
+			s.peer.Store(nil)
+		}
+	})
+}
+
 // rememberDevice keeps the interface that a socket was bound to elsewhere.
 func (s *udpSocket) rememberDevice() {
 	s.raw.Control(func(fd uintptr) { s.device = boundDevice(int(fd)) })

@@ -96,6 +96,9 @@ func (c *Conn) start(h Handler, prepare func() error) (*Conn, error) {
 		return nil, c.err
 	}
 	started = true
+	if ifi := c.config.Interface; ifi != nil && ifi.Name != "" {
+		c.AfterFunc(interfaceInterval, c.followInterface)
+	}
 	c.log(slog.LevelInfo, "udp: listening")
 	if notice := c.sock.notice(); notice != "" {
 		c.log(slog.LevelWarn, "udp: "+notice)

@@ -318,3 +318,41 @@ func udpListen(b *testing.B, h udp.Handler) *udp.Conn {
 	b.Cleanup(func() { c.Close(); c.Wait() })
 	return c
 }
+
+// BenchmarkOpen opens and closes sockets.
+func BenchmarkOpen(b *testing.B) {
+	run := func(name string, open func() error) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := open(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	ours := func(c *udp.Conn, err error) error {
+		if err == nil {
+			c.Close()
+			err = c.Wait()
+		}
+		return err
+	}
+	peer := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9}
+	run("listen/net", func() error {
+		c, err := net.ListenUDP("udp", nil)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	})
+	run("listen/udp", func() error { return ours(udp.Listen(":0", nil)) })
+	run("dial/net", func() error {
+		c, err := net.DialUDP("udp", nil, peer)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	})
+	run("dial/udp", func() error { return ours(udp.Dial(context.Background(), peer.String(), nil)) })
+}
