@@ -18,6 +18,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// From the smallest to the largest:
+//
+//   - A datagram is what the caller gave: a payload, and where it is to go.
+//   - A run is what stands side by side in a batch, to one peer and from one
+//     source.
+//   - A flow is all the runs to one peer, in the order of the batch.
+//   - A message is what the kernel is given as one: datagrams of a flow from
+//     one source, which it cuts apart again if there are several
+//     (UDP_SEGMENT of udp(7)). One datagram is never sent in that way: it
+//     would gain nothing, and fail where a device cannot segment.
+//   - A batch is what one WriteBatch was given. Its messages leave in as few
+//     sendmmsg(2) as they fit into.
+
 const (
 	// maxSegments and maxSegmented bound one message with UDP_SEGMENT, in
 	// datagrams and bytes: UDP_MAX_SEGMENTS as it was until 6.9, and what
