@@ -279,6 +279,10 @@ func (lc *ListenConfig) open(ctx context.Context, network string, address *net.U
 // too, where the system has that: package net makes it one for IPv4 where
 // 127.0.0.1 is not an address of the host (golang/go#61310).
 func (lc *ListenConfig) listenSystem(ctx context.Context, next control, network string, address *net.UDPAddr, how sharing) (net.PacketConn, error) {
+	address, err := numberZone(address)
+	if err != nil {
+		return nil, err
+	}
 	pc, err := lc.listenUDP(ctx, next, network, address, how, false)
 	if err != nil || network != "udp" || address.IP.To4() != nil || address.IP != nil && !address.IP.IsUnspecified() {
 		return pc, err

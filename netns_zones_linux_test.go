@@ -101,6 +101,33 @@ func TestZoneOfNumber(t *testing.T) {
 	}
 }
 
+// TestZoneOfListener needs root and ip(8). A Conn listens at a link-local address
+// whose interface net has never heard of, or has another index by now.
+func TestZoneOfListener(t *testing.T) {
+	t.Parallel()
+	a, b := zoneHosts(t)
+	peer := b.listen(udp.ListenConfig{}, ":0", echo(t))
+	for range 3 {
+		got := record()
+		c := a.listen(udp.ListenConfig{}, "[fe80::1%eth0]:0", got)
+		if want := netip.MustParseAddr("fe80::1%eth0"); c.LocalAddr().Addr() != want {
+			t.Errorf("LocalAddr is %v, want %v", c.LocalAddr(), want)
+		}
+		check(t, second(c.WriteTo([]byte("hello"), netip.AddrPortFrom(netip.MustParseAddr("fe80::2%eth0"), peer.LocalAddr().Port()))))
+		if d := wait(t, got.datagrams); d.Local != c.LocalAddr().Addr() || d.Addr.Addr().Zone() != "eth0" {
+			t.Errorf("from %v to %v", d.Addr, d.Local)
+		}
+		a.ip("link delete eth0")
+		zoneLink(a, "eth0", "fe80::1/64", b, "eth0", "fe80::2/64")
+	}
+	a.enter(func() {
+		var addrError *net.AddrError
+		if _, err := udp.Listen("[fe80::1%nothing]:0", nil); !errors.As(err, &addrError) {
+			t.Errorf("Listen in no zone: %v, want a *net.AddrError", err)
+		}
+	})
+}
+
 // TestZoneRenamed needs root and ip(8). The interface of a link-local peer gets
 // another name, and comes back as another one under its old name.
 func TestZoneRenamed(t *testing.T) {

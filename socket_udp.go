@@ -84,6 +84,10 @@ func (s *udpSocket) open(conn *net.UDPConn, lc *ListenConfig, network string) (e
 	}
 	s.first = unmap(local)
 	s.local.Store(&s.first)
+	if local.Addr().Zone() != "" { // what net takes for the name may be another namespace's
+		local = s.askLocalAddr()
+		s.setLocal(local)
+	}
 	if peer, ok := addrPortOf(conn.RemoteAddr()); ok {
 		peer = unmap(peer)
 		index, _ := s.zoneIndex(peer.Addr())

@@ -93,6 +93,19 @@ func (s *udpSocket) renewZone(a netip.AddrPort, index int) netip.AddrPort {
 	return a
 }
 
+// numberZone gives the zone of an address to listen at as a number: what net
+// knows of names may be a minute old, and another network namespace's.
+func numberZone(a *net.UDPAddr) (*net.UDPAddr, error) {
+	if a.Zone == "" {
+		return a, nil
+	}
+	index := interfaceIndexHere(a.Zone)
+	if index == 0 {
+		return nil, errNoZone(a.AddrPort().Addr())
+	}
+	return &net.UDPAddr{IP: a.IP, Port: a.Port, Zone: strconv.Itoa(index)}, nil
+}
+
 // errNoZone says that the zone of a names nothing.
 func errNoZone(a netip.Addr) error {
 	return &net.AddrError{Err: fmt.Sprintf("no interface of zone %q", a.Zone())}

@@ -49,6 +49,16 @@ func interfaceIndex(fd uintptr, zone string) int {
 	return int(int32(binary.NativeEndian.Uint32(r.union[:])))
 }
 
+// interfaceIndexHere is interfaceIndex in the network namespace of the thread.
+func interfaceIndexHere(zone string) int {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	return interfaceIndex(uintptr(fd), zone)
+}
+
 // zoneAt returns the zone of the interface of that index.
 func zoneAt(fd uintptr, index int) string { return new(zones).name(fd, index) }
 

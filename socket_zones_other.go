@@ -52,6 +52,9 @@ func interfaceIndex(_ uintptr, zone string) int {
 	return 0
 }
 
+// interfaceIndexHere is interfaceIndex.
+func interfaceIndexHere(zone string) int { return interfaceIndex(0, zone) }
+
 // name returns the zone of the interface of that index.
 func (z *zones) name(_ uintptr, index int) string {
 	z.mu.Lock()
