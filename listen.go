@@ -38,7 +38,7 @@ type ListenConfig struct {
 
 	// Interface is the one that the socket sends and receives by; it is known
 	// by its Index. If nil, it sends and receives by all. When the interface
-	// has gone, the Conn waits for the next one with its Name; until then
+	// has gone, the Conn waits for the next one with its Name (Linux); until then
 	// writes fail with syscall.ENODEV, or ENETUNREACH, as they do while it
 	// is down. Linux, macOS; Windows, for sending only; elsewhere it is
 	// errors.ErrUnsupported.
