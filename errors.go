@@ -76,6 +76,18 @@ func (c *Conn) opError(op string, addr netip.AddrPort, err error) error {
 	return opError(op, c.LocalAddr(), addr, err)
 }
 
+// unsupported says of an option that the system, or a sandbox, does not have it.
+func unsupported(err error) error {
+	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	switch errnoOf(err) {
+	case 0, syscall.ENOPROTOOPT, syscall.ENOSYS, syscall.EPERM, syscall.EACCES:
+		return fmt.Errorf("%w (%w)", cause(err), errors.ErrUnsupported)
+	}
+	return err
+}
+
 // errnoOf returns the error number of the system in err, and 0 if there is
 // none.
 func errnoOf(err error) syscall.Errno {

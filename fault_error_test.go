@@ -175,7 +175,7 @@ func reportErrnos() []syscall.Errno {
 		return []syscall.Errno{syscall.ECONNREFUSED, syscall.EHOSTUNREACH}
 	}
 	return []syscall.Errno{
-		syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EMSGSIZE, syscall.EHOSTDOWN,
+		syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EMSGSIZE,
 		syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.EACCES,
 	}
 }

@@ -39,6 +39,51 @@ func FuzzControl(f *testing.F) {
 	})
 }
 
+// FuzzWinsock has any bytes be the control data of a datagram on Windows.
+func FuzzWinsock(f *testing.F) {
+	local4, local6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	f.Add(appendWinsockPacketInfo(nil, local4, 3, true, false), true)
+	f.Add(appendWinsockPacketInfo(nil, local6, 4, false, true), false)
+	f.Add(appendWinsockTrafficClass(appendWinsockPacketInfo(nil, local4, 3, true, true), 0xb8, true, true), true)
+	f.Add(bytes.Repeat([]byte{0xff}, 100), false)
+	f.Fuzz(func(t *testing.T, b []byte, ip4 bool) {
+		d := Datagram{Addr: netip.MustParseAddrPort("[2001:db8::9]:7")}
+		if ip4 {
+			d.Addr = netip.MustParseAddrPort("192.0.2.9:7")
+		}
+		before, addr := bytes.Clone(b), d.Addr
+		parseWinsock(b, &d)
+		if !bytes.Equal(b, before) || d.Addr != addr {
+			t.Errorf("%+v: what no control message says is changed", d)
+		}
+	})
+}
+
+// TestWinsock reads what it has made, as Windows reads it.
+func TestWinsock(t *testing.T) {
+	local4, local6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	peer4, peer6 := netip.MustParseAddrPort("192.0.2.9:7"), netip.MustParseAddrPort("[2001:db8::9]:7")
+	for _, test := range []struct {
+		peer     netip.AddrPort
+		source   netip.Addr
+		ip4, is6 bool
+		want     Datagram
+	}{
+		{peer4, local4, true, false, Datagram{Local: local4, Interface: 3, TrafficClass: 0xb8}},
+		{peer6, local6, false, true, Datagram{Local: local6, Interface: 3, TrafficClass: 0xb8}},
+		{peer4, local4, true, true, Datagram{TrafficClass: 0xb8}}, // mapped: the IPv4 message, which is not sent, says more
+	} {
+		b := appendWinsockPacketInfo(nil, test.source, 3, test.ip4, test.is6)
+		b = appendWinsockTrafficClass(b, 0xb8, test.ip4, test.is6)
+		d := Datagram{Addr: test.peer}
+		parseWinsock(b, &d)
+		test.want.Addr = test.peer
+		if d.Local != test.want.Local || d.Interface != test.want.Interface || d.TrafficClass != test.want.TrafficClass {
+			t.Errorf("%v: %+v, want %+v", test.source, d, test.want)
+		}
+	}
+}
+
 // FuzzResolve has any string be an address. Nothing is looked up.
 func FuzzResolve(f *testing.F) {
 	for _, address := range []string{

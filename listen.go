@@ -52,6 +52,23 @@ type ListenConfig struct {
 	// reserves no room for the others.
 	WriteTimeout time.Duration
 
+	// ReadTime fills Datagram.Time. On Linux that costs some tens of
+	// nanoseconds for each datagram, and begins a moment after the Conn is
+	// opened.
+	ReadTime bool
+
+	// ReadTrafficClass fills Datagram.TrafficClass.
+	ReadTrafficClass bool
+
+	// DontFragment has nothing that is sent be fragmented, and the system
+	// not heed what it has heard of the path (Linux IP_PMTUDISC_PROBE, macOS
+	// and FreeBSD IP_DONTFRAG, Windows IP_DONTFRAGMENT): what is longer than
+	// the interface takes is syscall.EMSGSIZE, and what the path does not
+	// take is lost, and may be reported. It is for protocols that find the
+	// path's MTU themselves (RFC 8899). Where the system cannot, opening
+	// fails with errors.ErrUnsupported.
+	DontFragment bool
+
 	// Broadcast lets the Conn send to broadcast addresses. Without it that
 	// is syscall.EACCES, so that nobody who forges a source makes a server
 	// answer to a whole network.

@@ -61,14 +61,14 @@ func appendPacket(b []byte, f *flight, c *crossing) []byte {
 	source, destination, size := f.Addr.Addr().AsSlice(), f.Local.AsSlice(), udpHeaderLen+len(f.Payload)
 	if f.Local.Is4() { // RFC 791
 		header := len(b)
-		b = append(b, 4<<4|ipv4HeaderLen/4, 0)
+		b = append(b, 4<<4|ipv4HeaderLen/4, f.TrafficClass)
 		b = order.AppendUint16(b, uint16(ipv4HeaderLen+size))
 		b = order.AppendUint16(b, uint16(c.number))
 		b = append(b, 0, 0, ttl, protocolUDP, 0, 0)
 		b = append(append(b, source...), destination...)
 		order.PutUint16(b[header+10:], checksum(0, b[header:]))
 	} else { // RFC 8200
-		b = order.AppendUint32(b, 6<<28|uint32(c.number)&(1<<20-1))
+		b = order.AppendUint32(b, 6<<28|uint32(f.TrafficClass)<<20|uint32(c.number)&(1<<20-1))
 		b = order.AppendUint16(b, uint16(size))
 		b = append(b, protocolUDP, ttl)
 		b = append(append(b, source...), destination...)

@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"hash/crc32"
@@ -91,7 +92,7 @@ func (s *memSocket) route(d Datagram) (f flight, err error) {
 	if err != nil {
 		return f, err
 	}
-	ttl := 64
+	ttl := s.hops
 	if to.IsMulticast() {
 		to, ttl = to.WithZone(""), s.ttl
 		if index == 0 {
@@ -111,6 +112,8 @@ func (s *memSocket) route(d Datagram) (f flight, err error) {
 			Local:     to,
 			Interface: max(index, 1),
 			TTL:       ttl,
+
+			TrafficClass: cmp.Or(d.TrafficClass, s.class),
 		},
 		port:    d.Addr.Port(),
 		from:    s,

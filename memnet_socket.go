@@ -27,9 +27,13 @@ type memSocket struct {
 	how       sharing
 	network   string
 	ip4, ip6  bool
-	max       int  // MaxDatagram
-	device    int  // ListenConfig.Interface; zero: all
-	broadcast bool // ListenConfig.Broadcast; package net allows it
+	max       int   // MaxDatagram
+	device    int   // ListenConfig.Interface; zero: all
+	broadcast bool  // ListenConfig.Broadcast; package net allows it
+	readTime  bool  // ListenConfig.ReadTime
+	readClass bool  // ListenConfig.ReadTrafficClass
+	hops      int   // the TTL of what it sends to single hosts
+	class     uint8 // of what it sends without a class of its own
 
 	bubbled bool // of the MemNet, when this was opened
 	bubble  chan struct{}
@@ -85,15 +89,53 @@ var (
 )
 
 func newMemSocket(h *memHost, network string, at netip.AddrPort, how sharing) *memSocket {
-	s := &memSocket{net: h.net, host: h, how: how, network: network, bound: at, max: readBuffer, limit: memReadBuffer, broadcast: true, ttl: 1, loop: true}
+	s := &memSocket{net: h.net, host: h, how: how, network: network, bound: at, max: readBuffer, limit: memReadBuffer, broadcast: true, ttl: 1, hops: 64, loop: true}
 	s.ip4, s.ip6 = familiesOf(at.Addr())
 	s.ip4 = s.ip4 && network != "udp6"
 	s.ready.L = &h.net.mu
 	return s
 }
 
+// setUp has nothing to do for DontFragment: nothing is fragmented.
 func (s *memSocket) setUp(lc *ListenConfig) error {
-	return s.do(func() error { s.max, s.broadcast = lc.MaxDatagram, lc.Broadcast; return nil })
+	return s.do(func() error {
+		s.max, s.broadcast, s.readTime, s.readClass = lc.MaxDatagram, lc.Broadcast, lc.ReadTime, lc.ReadTrafficClass
+		return nil
+	})
+}
+
+func (s *memSocket) setUnicastTTL(ttl int) error       { return memSet(s, &s.hops, ttl) }
+func (s *memSocket) unicastTTL() (int, error)          { return memGet(s, &s.hops) }
+func (s *memSocket) setTrafficClass(class uint8) error { return memSet(s, &s.class, class) }
+func (s *memSocket) trafficClass() (uint8, error)      { return memGet(s, &s.class) }
+
+// pathMTU is what the longest payload takes with its headers.
+func (s *memSocket) pathMTU() (mtu int, err error) {
+	err = s.do(func() error {
+		if !s.peer.IsValid() {
+			return syscall.ENOTCONN
+		}
+		mtu = s.net.longest(s.peer.Addr()) + headersOf(s.peer.Addr())
+		return nil
+	})
+	return mtu, err
+}
+
+// headersOf returns the length of the headers of IP and UDP.
+func headersOf(a netip.Addr) int {
+	if a.Is4() {
+		return 20 + 8
+	}
+	return 40 + 8
+}
+
+func (s *memSocket) queued() uint64 {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	if s.closed {
+		return 0
+	}
+	return uint64(s.size)
 }
 
 func (s *memSocket) setInterface(index int) error {
@@ -313,7 +355,14 @@ func (s *memSocket) deliver(f *flight) {
 		return
 	}
 	s.net.stats.Delivered++
-	s.arrived.put(f.Datagram)
+	d := f.Datagram
+	if !s.readClass {
+		d.TrafficClass = 0
+	}
+	if s.readTime {
+		d.Time = time.Now().Round(0)
+	}
+	s.arrived.put(d)
 	s.size += len(f.Payload) + memOverhead
 	s.ready.Signal()
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+	"time"
 )
 
 // A Datagram is one UDP datagram (RFC 768), received or to be sent.
@@ -24,24 +25,42 @@ type Datagram struct {
 
 	// Local is the address of this host that a received datagram was sent
 	// to, or the group. It is 255.255.255.255 where that was a broadcast
-	// address, also of a subnet, which looks like any other (Linux). One to
-	// send leaves from it; where it is a group or a broadcast address, from
+	// address, also of a subnet, which looks like any other (Linux). It is
+	// filled on Linux, macOS, the BSDs and Windows. One to send leaves from it; where it is a group or a broadcast address, from
 	// the interface's own address.
 	Local netip.Addr
 
 	// Interface is the index of the network interface that a received
 	// datagram came in by, and that one to send is to leave by. Where Local
 	// is a routable address of this host and Addr can be routed to, the
-	// routing table decides, as the way back need not be the way here.
+	// routing table decides, as the way back need not be the way here. A
+	// socket that was opened at one address is not told (all but OpenBSD's
+	// and NetBSD's IPv4 elsewhere: Linux, macOS, FreeBSD, Windows).
 	Interface int
 
-	// TTL is the IPv4 TTL or IPv6 hop limit of a received datagram. It is
-	// ignored in one to send.
+	// TTL is the IPv4 TTL or IPv6 hop limit of a received datagram (Linux,
+	// macOS, the BSDs, Windows). It is ignored in one to send: see
+	// [Conn.SetTTL].
 	TTL int
+
+	// TrafficClass is the DSCP (RFC 2474), six bits, and the ECN (RFC 3168),
+	// two bits: of a received datagram, if ListenConfig.ReadTrafficClass is
+	// set (Linux, Windows; IPv6 on macOS and the BSDs); of one to send by
+	// WriteBatch or Queue, where zero stands for the socket's
+	// ([Conn.SetTrafficClass]). What is sent back as it came has its class,
+	// a mark of congestion included: set it to zero to avoid that. Reply
+	// has the socket's.
+	TrafficClass uint8
 
 	// Truncated reports that the payload of a received datagram was longer
 	// than ListenConfig.MaxDatagram, and is cut to that.
 	Truncated bool
+
+	// Time is when the system received the datagram, by its clock, if
+	// ListenConfig.ReadTime is set (Linux, macOS, FreeBSD). It has no
+	// monotonic reading: compare it with time.Now().Round(0). It is ignored
+	// in one to send.
+	Time time.Time
 }
 
 // Clone returns a copy of d with a payload of its own, to keep after the

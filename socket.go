@@ -2,6 +2,7 @@ package udp
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -65,6 +66,21 @@ type socket interface {
 	// notice says what the Logger is to be told of the socket when it is
 	// open; empty: nothing.
 	notice() string
+
+	// The TTL is that of datagrams to single hosts; class is what all that
+	// is sent has whose TrafficClass is zero.
+	setUnicastTTL(ttl int) error
+	unicastTTL() (int, error)
+	setTrafficClass(class uint8) error
+	trafficClass() (uint8, error)
+
+	// pathMTU returns the longest packet that the way to the peer takes, as
+	// far as the system knows.
+	pathMTU() (int, error)
+
+	// queued returns how many bytes wait in the receive buffer, as the
+	// system counts them; zero: none, or unknown.
+	queued() uint64
 
 	// dropped counts what the system has thrown away since the socket was
 	// opened, because the receive buffer was full. Any goroutine may call
@@ -149,12 +165,24 @@ const forever time.Duration = -1
 // groups.
 type plainSocket struct{}
 
-func (plainSocket) drain()                                               {}
-func (plainSocket) setInterface(int) error                               { return errors.ErrUnsupported }
-func (plainSocket) followInterface(string)                               {}
-func (plainSocket) setUp(*ListenConfig) error                            { return nil }
+func (plainSocket) drain()                 {}
+func (plainSocket) setInterface(int) error { return errors.ErrUnsupported }
+func (plainSocket) followInterface(string) {}
+func (plainSocket) setUp(lc *ListenConfig) error {
+	if lc.DontFragment {
+		return fmt.Errorf("DontFragment: %w", errors.ErrUnsupported)
+	}
+	return nil
+}
+
 func (plainSocket) ownsAddress(netip.Addr) bool                          { return true }
 func (plainSocket) notice() string                                       { return "" }
+func (plainSocket) setUnicastTTL(int) error                              { return errors.ErrUnsupported }
+func (plainSocket) unicastTTL() (int, error)                             { return 0, errors.ErrUnsupported }
+func (plainSocket) setTrafficClass(uint8) error                          { return errors.ErrUnsupported }
+func (plainSocket) trafficClass() (uint8, error)                         { return 0, errors.ErrUnsupported }
+func (plainSocket) pathMTU() (int, error)                                { return 0, errors.ErrUnsupported }
+func (plainSocket) queued() uint64                                       { return 0 }
 func (plainSocket) writeBatch(c *Conn, ds []Datagram) (n int, err error) { return c.writeEach(ds) }
 func (plainSocket) connect(peer netip.AddrPort) (netip.AddrPort, error)  { return peer, nil }
 func (plainSocket) disconnect() error                                    { return nil }

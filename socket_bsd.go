@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -111,4 +112,58 @@ func appendSource(b []byte, source netip.Addr) []byte {
 func (s *udpSocket) setInterface(index int) (err error) {
 	cerr := s.raw.Control(func(fd uintptr) { err = bindInterface(fd, index, s.is6) })
 	return cmp.Or(cerr, err)
+}
+
+// askForMore asks for the receive time, and forbids fragments where the system
+// can: macOS and FreeBSD, as far as has been read and not run.
+func askForMore(raw syscall.RawConn, lc *ListenConfig, ip4, is6 bool) error {
+	var err error
+	cerr := raw.Control(func(fd uintptr) {
+		if lc.ReadTime {
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMP, 1)
+		}
+		if lc.DontFragment {
+			err = forbidFragments(int(fd), ip4, is6)
+		}
+	})
+	return cmp.Or(cerr, err)
+}
+
+func forbidFragments(fd int, ip4, is6 bool) error {
+	option4, option6 := 0, 62 // IPV6_DONTFRAG
+	switch runtime.GOOS {
+	case "darwin", "ios":
+		option4 = 28 // IP_DONTFRAG
+	case "freebsd":
+		option4 = 67
+	default:
+		return fmt.Errorf("DontFragment: %w", errors.ErrUnsupported)
+	}
+	var err error
+	if is6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, option6, 1)
+	}
+	if err == nil && ip4 && !is6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, option4, 1)
+	}
+	if err != nil {
+		return fmt.Errorf("DontFragment: %w", unsupported(err))
+	}
+	return nil
+}
+
+// parseReceiveTime returns the time in a control message of SO_TIMESTAMP, a
+// struct timeval.
+func parseReceiveTime(b []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(b)
+	if err != nil {
+		return time.Time{}
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMP && len(m.Data) >= int(unsafe.Sizeof(unix.Timeval{})) {
+			tv := (*unix.Timeval)(unsafe.Pointer(&m.Data[0]))
+			return time.Unix(tv.Unix())
+		}
+	}
+	return time.Time{}
 }

@@ -66,13 +66,25 @@ func (n *dropCount) drops() (now uint32, ok bool) {
 	return n.now, n.ok
 }
 
-// askKernel reads SK_MEMINFO_DROPS by SO_MEMINFO (socket(7)): the datagrams
-// that did not fit into the receive buffer, modulo 2^32.
-func (n *dropCount) askKernel(fd uintptr) {
+// queued reads SK_MEMINFO_RMEM_ALLOC.
+func (s *udpSocket) queued() (bytes uint64) {
+	s.raw.Control(func(fd uintptr) {
+		if info, ok := memInfo(fd, unix.SK_MEMINFO_RMEM_ALLOC); ok {
+			bytes = uint64(info)
+		}
+	})
+	return bytes
+}
+
+// askKernel reads SK_MEMINFO_DROPS: the datagrams that did not fit into the
+// receive buffer, modulo 2^32.
+func (n *dropCount) askKernel(fd uintptr) { n.now, n.ok = memInfo(fd, unix.SK_MEMINFO_DROPS) }
+
+// memInfo reads one of the counts of SO_MEMINFO (socket(7)).
+func memInfo(fd uintptr, index int) (count uint32, ok bool) {
 	var info [16]uint32
 	size := uint32(unsafe.Sizeof(info))
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	const index = unix.SK_MEMINFO_DROPS
-	n.now, n.ok = info[index], errno == 0 && size >= (index+1)*4
+	return info[index], errno == 0 && size >= uint32(index+1)*4
 }

@@ -1,19 +1,23 @@
 package udp
 
 import (
+	"cmp"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
-	"unsafe"
+	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Sizes of the structures of ip(7) and RFC 3542.
 const (
-	alignment   = int(unsafe.Sizeof(uintptr(0)))
-	headerSpace = unix.SizeofCmsghdr
-	pktinfo4    = unix.SizeofInet4Pktinfo
-	pktinfo6    = unix.SizeofInet6Pktinfo
+	// controlSpace is room for all the control data of one datagram.
+	controlSpace = 256
+
+	// Sizes of the structures of ip(7) and RFC 3542.
+	pktinfo4 = unix.SizeofInet4Pktinfo
+	pktinfo6 = unix.SizeofInet6Pktinfo
 )
 
 // setUp sets what a new socket needs, in one go: the system is to tell with
@@ -24,7 +28,8 @@ const (
 // pending for the next read or write, whichever peer that is for. A kernel
 // that cannot do one of these leaves it unknown.
 func (s *udpSocket) setUp(lc *ListenConfig) error {
-	return s.raw.Control(func(fd uintptr) {
+	var refused error
+	err := s.raw.Control(func(fd uintptr) {
 		set := func(level, option, value int) bool {
 			return unix.SetsockoptInt(int(fd), level, option, value) == nil
 		}
@@ -43,7 +48,49 @@ func (s *udpSocket) setUp(lc *ListenConfig) error {
 				set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
 			}
 		}
+		if lc.ReadTrafficClass {
+			if s.ip4 {
+				set(unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
+			}
+			if s.is6 {
+				set(unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
+			}
+		}
+		if lc.ReadTime {
+			option := unix.SO_TIMESTAMPNS
+			if alignment == 4 {
+				option = timestampNew
+			}
+			set(unix.SOL_SOCKET, option, 1)
+		}
+		if lc.DontFragment {
+			refused = s.forbidFragments(int(fd))
+		}
 	})
+	return cmp.Or(err, refused)
+}
+
+func (s *udpSocket) forbidFragments(fd int) (err error) {
+	if s.ip4 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+	}
+	if err == nil && s.is6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+	}
+	if err != nil {
+		return fmt.Errorf("DontFragment: %w", unsupported(os.NewSyscallError("setsockopt", err)))
+	}
+	return nil
+}
+
+// pathMTU asks for IP_MTU (ip(7)) or IPV6_MTU, which only a connected socket has.
+func (s *udpSocket) pathMTU() (mtu int, err error) {
+	level, option := unix.IPPROTO_IP, unix.IP_MTU
+	if peer := s.peer.Load(); peer != nil && peer.Addr().Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU
+	}
+	cerr := s.raw.Control(func(fd uintptr) { mtu, err = unix.GetsockoptInt(int(fd), level, option) })
+	return mtu, cmp.Or(cerr, os.NewSyscallError("getsockopt", err))
 }
 
 // parseControl fills d from the control messages that came with it, and
@@ -70,7 +117,13 @@ func parseControl(b []byte, d *Datagram) (segment int) {
 			}
 			d.Interface = int(int32(binary.NativeEndian.Uint32(data[16:])))
 			d.Local = netip.AddrFrom16([16]byte(data))
+		case level == unix.IPPROTO_IP && kind == unix.IP_TOS && len(data) >= 1:
+			d.TrafficClass = data[0]
+		case level == unix.SOL_SOCKET && (kind == unix.SO_TIMESTAMPNS || kind == timestampNew):
+			d.Time = parseTime(data)
 		case len(data) < 4:
+		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_TCLASS:
+			d.TrafficClass = uint8(binary.NativeEndian.Uint32(data))
 		case level == unix.IPPROTO_IP && kind == unix.IP_TTL,
 			level == unix.IPPROTO_IPV6 && kind == unix.IPV6_HOPLIMIT:
 			d.TTL = int(int32(binary.NativeEndian.Uint32(data)))
@@ -80,38 +133,30 @@ func parseControl(b []byte, d *Datagram) (segment int) {
 	}
 }
 
-// nextControl splits the first control message, a struct cmsghdr and its data
-// (cmsg(3)), off b. It is not ok if there is none, or a malformed one.
-func nextControl(b []byte) (level, kind int32, data, rest []byte, ok bool) {
-	if len(b) < headerSpace {
-		return 0, 0, nil, nil, false
+// parseTime reads a struct timespec, of 64 bits or of 32.
+func parseTime(data []byte) time.Time {
+	switch {
+	case len(data) >= 16:
+		return time.Unix(int64(binary.NativeEndian.Uint64(data)), int64(binary.NativeEndian.Uint64(data[8:])))
+	case len(data) >= 8:
+		return time.Unix(int64(int32(binary.NativeEndian.Uint32(data))), int64(int32(binary.NativeEndian.Uint32(data[4:]))))
 	}
-	const word = alignment
-	size := 0
-	if word == 8 {
-		size = int(binary.NativeEndian.Uint64(b))
-	} else {
-		size = int(binary.NativeEndian.Uint32(b))
-	}
-	if size < headerSpace || size > len(b) {
-		return 0, 0, nil, nil, false
-	}
-	level = int32(binary.NativeEndian.Uint32(b[word:]))
-	kind = int32(binary.NativeEndian.Uint32(b[word+4:]))
-	return level, kind, b[headerSpace:size], b[min(len(b), (size+alignment-1)&^(alignment-1)):], true
+	return time.Time{}
 }
 
-// appendControlHeader appends a struct cmsghdr for so many bytes of data, and
-// returns with it the length that b is to have after the data.
-func appendControlHeader(b []byte, size int, level, kind int32) (header []byte, end int) {
-	end = len(b) + unix.CmsgSpace(size)
-	if alignment == 8 {
-		b = binary.NativeEndian.AppendUint64(b, uint64(headerSpace+size))
-	} else {
-		b = binary.NativeEndian.AppendUint32(b, uint32(headerSpace+size))
+// timestampNew is SO_TIMESTAMPNS_NEW, which has 64 bits everywhere (since 5.1).
+const timestampNew = 64
+
+// appendTrafficClass appends the control message that gives a datagram its
+// class: IP_TOS (ip(7)), which an IPv6 socket takes for IPv4 too, or
+// IPV6_TCLASS (RFC 3542, section 6.5).
+func appendTrafficClass(b []byte, class uint8, ip4, _ bool) []byte {
+	level, kind := int32(unix.IPPROTO_IPV6), int32(unix.IPV6_TCLASS)
+	if ip4 {
+		level, kind = unix.IPPROTO_IP, unix.IP_TOS
 	}
-	b = binary.NativeEndian.AppendUint32(b, uint32(level))
-	return binary.NativeEndian.AppendUint32(b, uint32(kind)), end
+	b, end := appendControlHeader(b, 4, level, kind)
+	return pad(binary.NativeEndian.AppendUint32(b, uint32(class)), end)
 }
 
 // appendPacketInfo appends the control message that makes a datagram leave
@@ -134,12 +179,4 @@ func appendPacketInfo(b []byte, source netip.Addr, index int, ip4, _ bool) []byt
 	}
 	b = append(b, from[:]...)
 	return pad(binary.NativeEndian.AppendUint32(b, uint32(index)), end)
-}
-
-// pad appends zeros until b is end long.
-func pad(b []byte, end int) []byte {
-	for len(b) < end {
-		b = append(b, 0)
-	}
-	return b
 }

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !windows
 
 package udp
 
@@ -20,7 +20,13 @@ const controlSpace = 256
 // leaves it unknown.
 func (s *udpSocket) setUp(lc *ListenConfig) error {
 	setBroadcast(s.raw, lc.Broadcast)
+	if err := askForMore(s.raw, lc, s.ip4, s.is6); err != nil {
+		return err
+	}
 	flags4, flags6 := ipv4.FlagTTL, ipv6.FlagHopLimit
+	if lc.ReadTrafficClass {
+		flags6 |= ipv6.FlagTrafficClass
+	}
 	if !s.bound.IsValid() || lc.Interface != nil {
 		flags4 |= ipv4.FlagDst | ipv4.FlagInterface
 		flags6 |= ipv6.FlagDst | ipv6.FlagInterface
@@ -51,6 +57,8 @@ func parseControl(b []byte, d *Datagram) (segment int) {
 	}
 	d.TTL = max(cm4.TTL, cm6.HopLimit)
 	d.Interface = max(cm4.IfIndex, cm6.IfIndex)
+	d.TrafficClass = uint8(cm6.TrafficClass)
+	d.Time = parseReceiveTime(b)
 	if a, ok := netip.AddrFromSlice(cm6.Dst); ok {
 		d.Local = a.Unmap()
 	}
@@ -75,4 +83,13 @@ func appendPacketInfo(b []byte, source netip.Addr, index int, ip4, is6 bool) []b
 		return appendSource(b, source)
 	}
 	return append(b, control...)
+}
+
+// appendTrafficClass appends the control message that gives a datagram its
+// class. For IPv4 there is none that all these systems have.
+func appendTrafficClass(b []byte, class uint8, ip4, _ bool) []byte {
+	if ip4 {
+		return b
+	}
+	return append(b, (&ipv6.ControlMessage{TrafficClass: int(class)}).Marshal()...)
 }

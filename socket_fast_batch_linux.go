@@ -297,9 +297,10 @@ func (w *sending) fill(m *message, p place, longest int) (iovs []unix.Iovec, nex
 	}
 }
 
-// sameSource reports whether a and b leave from the same place.
+// sameSource reports whether a and b leave from the same place, in the same
+// class: the segments of a message do.
 func sameSource(a, b *Datagram) bool {
-	return a.Local == b.Local && a.Interface == b.Interface
+	return a.Local == b.Local && a.Interface == b.Interface && a.TrafficClass == b.TrafficClass
 }
 
 // appendPayload appends p, as part of the last one where it follows that in
@@ -332,7 +333,7 @@ func (w *sending) address(f *flow, m *message, iovs []unix.Iovec, known int) {
 		h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), w.s.encodeName(name, f.addr, f.scope)
 	}
 	d := &w.ds[m.first.datagram]
-	control := w.s.packetInfo(b.control[b.filled][:0], d, f.addr.Addr(), f.scope)
+	control := w.s.appendControl(b.control[b.filled][:0], d, f.addr.Addr(), f.scope)
 	if m.count > 1 {
 		control = appendSegment(control, m.segment)
 	}

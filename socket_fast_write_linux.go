@@ -81,7 +81,7 @@ func (s *fastSocket) write(d Datagram) error {
 	}
 	op.iovec.SetLen(len(d.Payload))
 	op.header.Control = nil
-	if control := s.packetInfo(op.control[:0], &d, d.Addr.Addr(), scope); len(control) > 0 {
+	if control := s.appendControl(op.control[:0], &d, d.Addr.Addr(), scope); len(control) > 0 {
 		op.header.Control = &op.control[0]
 		op.header.SetControllen(len(control))
 	}

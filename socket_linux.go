@@ -20,9 +20,6 @@ const (
 	// mappedGroups: an IPv6 socket for both families takes IPv4 memberships.
 	mappedGroups = true
 
-	// controlSpace is room for all the control data of one datagram.
-	controlSpace = 256
-
 	errHostIsolated = unix.ENONET
 )
 

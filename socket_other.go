@@ -5,8 +5,10 @@ package udp
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/netip"
 	"syscall"
+	"time"
 )
 
 // The systems without the calls of BSD sockets: what only those can do is
@@ -48,6 +50,14 @@ func (s *udpSocket) connect(peer netip.AddrPort) (netip.AddrPort, error) {
 func (s *udpSocket) disconnect() error {
 	if s.dialed {
 		return errors.ErrUnsupported // package net sends to its peer alone
+	}
+	return nil
+}
+func parseReceiveTime([]byte) time.Time { return time.Time{} }
+
+func askForMore(_ syscall.RawConn, lc *ListenConfig, _, _ bool) error {
+	if lc.DontFragment {
+		return fmt.Errorf("DontFragment: %w", errors.ErrUnsupported)
 	}
 	return nil
 }

@@ -263,9 +263,19 @@ func (s *udpSocket) writeOnce(d Datagram) error {
 		d.Addr = netip.AddrPortFrom(d.Addr.Addr().WithZone(strconv.Itoa(scope)), d.Addr.Port())
 	}
 	var space [controlSpace]byte
-	oob := s.packetInfo(space[:0], &d, d.Addr.Addr(), scope)
+	oob := s.appendControl(space[:0], &d, d.Addr.Addr(), scope)
 	_, _, err = s.conn.WriteMsgUDPAddrPort(d.Payload, oob, d.Addr)
 	return err
+}
+
+// appendControl appends to oob the control messages that a datagram to send
+// needs on its way to peer: none, for most.
+func (s *udpSocket) appendControl(oob []byte, d *Datagram, peer netip.Addr, scope int) []byte {
+	oob = s.packetInfo(oob, d, peer, scope)
+	if d.TrafficClass != 0 {
+		oob = appendTrafficClass(oob, d.TrafficClass, peer.Is4(), s.is6)
+	}
+	return oob
 }
 
 // packetInfo appends to oob the control message that makes d leave from its

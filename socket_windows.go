@@ -3,6 +3,7 @@ package udp
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"math/bits"
 	"net"
 	"net/netip"
@@ -122,10 +123,63 @@ func setReuseAddr(fd uintptr) error {
 	return windows.SetsockoptInt(windows.Handle(fd), windows.SOL_SOCKET, windows.SO_REUSEADDR, 1)
 }
 
-// appendSource: there is no way to choose the source of one datagram.
-func appendSource(b []byte, _ netip.Addr) []byte { return b }
-
 func (s *udpSocket) setInterface(index int) (err error) {
 	cerr := s.raw.Control(func(fd uintptr) { err = bindInterface(fd, index, s.is6) })
 	return cmp.Or(cerr, err)
+}
+
+// controlSpace is room for all the control data of one datagram.
+const controlSpace = 256
+
+// The kinds of control messages are in socket_control_winsock.go. That ReadMsgUDP
+// hands on what these options ask for was seen under Wine 10; that WriteMsgUDP
+// sends from a source is documented (WSASendMsg), and has not been run.
+func parseControl(b []byte, d *Datagram) (segment int) { return parseWinsock(b, d) }
+
+func appendPacketInfo(b []byte, source netip.Addr, index int, ip4, is6 bool) []byte {
+	return appendWinsockPacketInfo(b, source, index, ip4, is6)
+}
+
+func appendTrafficClass(b []byte, class uint8, ip4, is6 bool) []byte {
+	return appendWinsockTrafficClass(b, class, ip4, is6)
+}
+
+// setUp asks the system to tell with each datagram what can differ from one to
+// the next, and to refuse broadcasts unless they are allowed, which package net
+// does. A system that cannot tell leaves it unknown.
+func (s *udpSocket) setUp(lc *ListenConfig) error {
+	const (
+		recvTTL, recvTOS      = 21, 40 // IP_RECVTTL, IP_RECVTOS
+		hopLimit6, recvClass6 = 21, 40 // IPV6_HOPLIMIT, IPV6_RECVTCLASS
+		dontFragment          = 14     // IP_DONTFRAGMENT, IPV6_DONTFRAG
+	)
+	setBroadcast(s.raw, lc.Broadcast)
+	var refused error
+	err := s.raw.Control(func(fd uintptr) {
+		set := func(level, option int) error { return windows.SetsockoptInt(windows.Handle(fd), level, option, 1) }
+		if s.ip4 {
+			set(winsockIP, recvTTL)
+			set(winsockIP, winsockPktinfo)
+			if lc.ReadTrafficClass {
+				set(winsockIP, recvTOS)
+			}
+		}
+		if s.is6 {
+			set(winsockIPv6, hopLimit6)
+			set(winsockIPv6, winsockPktinfo)
+			if lc.ReadTrafficClass {
+				set(winsockIPv6, recvClass6)
+			}
+		}
+		if lc.DontFragment && s.ip4 {
+			refused = set(winsockIP, dontFragment)
+		}
+		if lc.DontFragment && s.is6 && refused == nil {
+			refused = set(winsockIPv6, dontFragment)
+		}
+	})
+	if refused != nil {
+		refused = fmt.Errorf("DontFragment: %w", unsupported(refused))
+	}
+	return cmp.Or(err, refused)
 }

@@ -49,6 +49,12 @@ type Stats struct {
 	WriteBytes     uint64
 	WriteErrors    uint64
 
+	// Queued is how many bytes wait in the receive buffer now, as the system
+	// counts them (Linux, SO_MEMINFO of socket(7)): to compare with the size
+	// of the buffer that it grants, twice ListenConfig.ReadBuffer. Zero after
+	// Close, and on other systems.
+	Queued uint64
+
 	// Panics are those that ListenConfig.Recover got.
 	Panics uint64
 }
@@ -63,7 +69,7 @@ func (s Stats) String() string {
 		name  string
 	}{
 		{s.Truncated, "truncated"}, {s.Discarded, "discarded"}, {s.Dropped, "dropped"}, {s.Undelivered, "undelivered"},
-		{s.ReadErrors, "read errors"}, {s.WriteErrors, "write errors"}, {s.Panics, "panics"},
+		{s.Queued, "bytes queued"}, {s.ReadErrors, "read errors"}, {s.WriteErrors, "write errors"}, {s.Panics, "panics"},
 	} {
 		if fault.count > 0 {
 			text += fmt.Sprintf(", %d %s", fault.count, fault.name)
@@ -110,6 +116,7 @@ func (c *Conn) Stats() Stats {
 		Truncated:      s.truncated.Load(),
 		Discarded:      s.discarded.Load(),
 		Dropped:        c.sock.dropped(),
+		Queued:         c.sock.queued(),
 		Undelivered:    s.undelivered.Load(),
 		ReadErrors:     s.readErrors.Load(),
 		Writes:         writes,

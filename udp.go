@@ -139,6 +139,59 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	return raw, c.opError(opGet, netip.AddrPort{}, err)
 }
 
+// SetTTL sets the TTL (IPv6: hop limit) of what the Conn sends to single hosts,
+// 1 to 255; anything else is syscall.EINVAL. The default is the system's, 64
+// on most. For groups see [Conn.SetMulticastTTL]. GTSM (RFC 5082) asks for 255.
+func (c *Conn) SetTTL(ttl int) error {
+	return c.option(opSet, func() error {
+		if ttl < 1 || ttl > 255 {
+			return fmt.Errorf("TTL of %d: %w", ttl, syscall.EINVAL)
+		}
+		return unsupported(c.sock.setUnicastTTL(ttl))
+	})
+}
+
+// TTL returns what SetTTL sets.
+func (c *Conn) TTL() (ttl int, err error) {
+	err = c.option(opGet, func() (err error) {
+		ttl, err = c.sock.unicastTTL()
+		return unsupported(err)
+	})
+	return ttl, err
+}
+
+// SetTrafficClass sets the DSCP (RFC 2474), in the upper six bits, and the ECN
+// (RFC 3168), in the lower two, of all that the Conn sends, where
+// Datagram.TrafficClass does not say another. The default is 0. Where the
+// system or a sandbox refuses it, it is errors.ErrUnsupported.
+func (c *Conn) SetTrafficClass(class uint8) error {
+	return c.option(opSet, func() error { return unsupported(c.sock.setTrafficClass(class)) })
+}
+
+// TrafficClass returns what SetTrafficClass sets.
+func (c *Conn) TrafficClass() (class uint8, err error) {
+	err = c.option(opGet, func() (err error) {
+		class, err = c.sock.trafficClass()
+		return unsupported(err)
+	})
+	return class, err
+}
+
+// PathMTU returns the longest packet in bytes, the headers of IP (20 bytes, or
+// 40 for IPv6) and UDP (8) included, that the system knows the path to the
+// peer to take. On a Conn that is not connected it is syscall.ENOTCONN, off
+// Linux errors.ErrUnsupported.
+func (c *Conn) PathMTU() (mtu int, err error) {
+	err = c.option(opGet, func() (err error) {
+		if !c.RemoteAddr().IsValid() {
+			return syscall.ENOTCONN
+		}
+		mtu, err = c.sock.pathMTU()
+		return err
+	})
+	return mtu, err
+}
+
 // Close closes the socket, and returns at once. The call of a handler, of a
 // timer, or of what was posted, that is under way or about to be made may
 // still run: one at most, as each is made only after the Conn has been found

@@ -23,7 +23,7 @@ func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
 // that was a group or a broadcast address, it leaves from the address of the
 // interface that d came in by. Otherwise Reply acts like WriteTo.
 func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
-	d.Payload = b
+	d.Payload, d.TrafficClass = b, 0
 	if d.Addr.Addr().Unmap().IsUnspecified() {
 		c.stats.writeErrors.Add(1)
 		return 0, c.opError(opWrite, d.Addr, errNobody(d.Addr))
