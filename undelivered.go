@@ -47,9 +47,11 @@ func (c *Conn) recordReport(u Undelivered) {
 // lookForReports takes the reports that the socket keeps, and has the goroutine
 // tell of them. It is for whoever met a sign of them: the system may give no
 // other. A write does so at once, as they have a part of the receive buffer.
-func (c *Conn) lookForReports() {
+//
+// It returns whether the socket keeps more of them than there is room for here.
+func (c *Conn) lookForReports() (more bool) {
 	if !c.keepsReports || c.state.Load() == stateClosed {
-		return
+		return false
 	}
 	w := &c.work
 	w.mu.Lock()
@@ -61,6 +63,7 @@ func (c *Conn) lookForReports() {
 	if w.moreReports || len(w.reports) > 0 {
 		c.wake()
 	}
+	return w.moreReports
 }
 
 // handleReport sees to an error of a read that is a report, or a sign that

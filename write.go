@@ -206,21 +206,28 @@ func (c *Conn) mayPause(pause time.Duration) bool {
 
 // wasPending reports whether errno, which a write returned, was pending: told of
 // a datagram that was sent before. A refusal always is. Anything else is said
-// of this datagram if it is said again, and no more reports have come.
+// of this datagram if it is said again, unless more reports have come, or wait
+// where they have no room, so that the socket cannot count others.
 func (c *Conn) wasPending(errno syscall.Errno, t *writeTry) bool {
 	if !c.keepsReports {
 		return c.wasMet(errno, t)
 	}
-	again := errno == t.errno
-	if errno == syscall.ECONNREFUSED || again && errno != t.own {
-		c.lookForReports()
+	if errno != t.errno {
+		t.errno, t.same = errno, 0
 	}
-	t.errno = errno
 	t.same++
-	if errno == syscall.ECONNREFUSED {
+	if t.same < 2 && errno != syscall.ECONNREFUSED {
+		return true // a report may have been read before its error became pending
+	}
+	storm := false
+	if errno != t.own {
+		storm = c.lookForReports()
+	}
+	switch {
+	case errno == syscall.ECONNREFUSED, storm:
 		return t.same < refusalTries
 	}
-	return !again || c.stats.undelivered.Load() != t.reports && t.same < reportTries
+	return t.same < reportTries && c.stats.undelivered.Load() != t.reports
 }
 
 // wasMet is wasPending for a socket that does not keep its reports. It has some
