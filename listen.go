@@ -138,6 +138,7 @@ func (lc *ListenConfig) Listen(ctx context.Context, address string, h Handler) (
 	if err != nil {
 		return nil, opError(opListen, netip.AddrPort{}, netip.AddrPort{}, err)
 	}
+	c.sock.ownGroupsOnly()
 	return c.start(h, nil)
 }
 

@@ -37,11 +37,11 @@ func setReuseAddr(fd uintptr) error {
 
 // ownGroupsOnly stops the kernel from giving the socket datagrams of groups
 // that only other sockets have joined: IP_MULTICAST_ALL of ip(7), and the
-// same for IPv6 since Linux 4.20. Most sockets never see one, and so are opened
-// without that.
+// same for IPv6 since Linux 4.20. What waits in a socket from before would be
+// taken for the group's, once that is joined.
 func (s *udpSocket) ownGroupsOnly() {
-	if s.ownGroups.Swap(true) {
-		return // what had been let in before
+	if s.bound.IsValid() && !s.bound.IsMulticast() || s.ownGroups.Swap(true) {
+		return // no group's datagrams come to one address
 	}
 	s.raw.Control(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0)
