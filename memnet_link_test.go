@@ -53,7 +53,7 @@ func TestMemNetLatency(t *testing.T) {
 func sendMany(t *testing.T, link udp.Link, port uint16, count int, others bool) (numbers []int, delays []time.Duration) {
 	onMemNet(t, func(t *testing.T, mem *udp.MemNet, n setup) {
 		mem.Link = link
-		var sent []time.Time
+		sent := make([]time.Time, count)
 		n.config.ReadBuffer = 1 << 24
 		n.listenAt(t, "10.0.0.1:7", udp.HandlerFunc(func(_ *udp.Conn, d udp.Datagram) {
 			var i int
@@ -69,7 +69,7 @@ func sendMany(t *testing.T, link udp.Link, port uint16, count int, others bool) 
 				write(t, other, netip.AddrPortFrom(host1, 8), "y")
 				time.Sleep(time.Duration(i) * time.Microsecond)
 			}
-			sent = append(sent, time.Now())
+			sent[i] = time.Now()
 			write(t, c, netip.AddrPortFrom(host1, 7), fmt.Sprint(i))
 		}
 		time.Sleep(time.Hour)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -77,6 +78,10 @@ func (q *memQueue) put(d Datagram) {
 	start := len(q.memory)
 	q.memory = append(q.memory, d.Payload...)
 	d.Payload = q.memory[start:len(q.memory):len(q.memory)]
+	if old := q.datagrams; len(old) == cap(old) {
+		q.datagrams = slices.Grow(old, 1)
+		clear(old) // a handler that kept the slice is to find nothing in it
+	}
 	q.datagrams = append(q.datagrams, d)
 }
 
