@@ -13,7 +13,13 @@ import (
 // allocates.
 func TestAllocations(t *testing.T) {
 	const size = 16
+	all := kernelSetups()
 	for _, n := range kernelSetups() {
+		n.name += ", all that can be read"
+		n.config.ReadTime, n.config.ReadTrafficClass = true, true
+		all = append(all, n)
+	}
+	for _, n := range all {
 		t.Run(n.name, func(t *testing.T) {
 			arrived := make(chan int, size)
 			count := funcs{datagram: func(*udp.Conn, udp.Datagram) { arrived <- 1 }}

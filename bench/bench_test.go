@@ -70,6 +70,26 @@ func BenchmarkReceive(b *testing.B) {
 	})
 }
 
+// BenchmarkReadOptions has what ReadTime and ReadTrafficClass cost: each is a
+// control message more for each datagram.
+func BenchmarkReadOptions(b *testing.B) {
+	for _, lc := range []struct {
+		name        string
+		time, class bool
+	}{{"none", false, false}, {"time", true, false}, {"class", false, true}, {"both", true, true}} {
+		b.Run(lc.name, func(b *testing.B) {
+			got := make(progress, 1)
+			config := udp.ListenConfig{Network: "udp4", NoOffload: true, ReadTime: lc.time, ReadTrafficClass: lc.class}
+			c, err := config.Listen(b.Context(), "127.0.0.1:0", udp.HandlerFunc(func(*udp.Conn, udp.Datagram) { got.add(1) }))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { c.Close(); c.Wait() })
+			bulk(b, got, c.LocalAddr())
+		})
+	}
+}
+
 // BenchmarkSend sends to a socket that nobody reads: the kernel drops what
 // its buffer has no room for.
 func BenchmarkSend(b *testing.B) {
