@@ -83,6 +83,12 @@ func (lc *ListenConfig) dialAddr(ctx context.Context, addr netip.AddrPort) (*Con
 // HandleUndelivered: with syscall.ECONNREFUSED, if nobody listens at addr. It
 // goes on working, and addr is heard as soon as somebody does listen there.
 //
+// What the socket was opened with stays: its port, its interface, its zone.
+// Where the system cannot keep it, connecting again is errors.ErrUnsupported,
+// as is Disconnect: on macOS and the BSDs for a socket that was opened at one
+// address, or for both families and has an IPv4 peer. On Solaris, AIX, js and
+// wasip1 the Conn alone keeps to its peer, and hears no refusals.
+//
 // On a Conn of all addresses with ReusePort, Connect takes the socket out of
 // those that share the port; Linux does not let it in again.
 func (c *Conn) Connect(addr netip.AddrPort) error {

@@ -24,18 +24,19 @@ type Datagram struct {
 	Addr netip.AddrPort
 
 	// Local is the address of this host that a received datagram was sent
-	// to, or the group. It is 255.255.255.255 where that was a broadcast
-	// address, also of a subnet, which looks like any other (Linux). It is
-	// filled on Linux, macOS, the BSDs and Windows. One to send leaves from it; where it is a group or a broadcast address, from
-	// the interface's own address.
+	// to, or the group. On Linux it is 255.255.255.255 where that was a
+	// broadcast address, also of a subnet, which looks like any other. It is
+	// filled on Linux, macOS, the BSDs and Windows. One to send leaves from
+	// it; where it is a group or a broadcast address, from the interface's
+	// own address.
 	Local netip.Addr
 
 	// Interface is the index of the network interface that a received
 	// datagram came in by, and that one to send is to leave by. Where Local
 	// is a routable address of this host and Addr can be routed to, the
-	// routing table decides, as the way back need not be the way here. A
-	// socket that was opened at one address is not told (all but OpenBSD's
-	// and NetBSD's IPv4 elsewhere: Linux, macOS, FreeBSD, Windows).
+	// routing table decides, as the way back need not be the way here.
+	// It is filled on Linux, macOS, the BSDs and Windows, but not for a
+	// socket that was opened at one address.
 	Interface int
 
 	// TTL is the IPv4 TTL or IPv6 hop limit of a received datagram (Linux,

@@ -21,7 +21,12 @@ func (c *Conn) WriteTo(b []byte, addr netip.AddrPort) (int, error) {
 
 // Reply sends b to where d came from, from the address that d was sent to. If
 // that was a group or a broadcast address, it leaves from the address of the
-// interface that d came in by. Otherwise Reply acts like WriteTo.
+// interface that d came in by. Of d, only Addr, Local and Interface count; a
+// Datagram that was not received needs no more than Addr.
+//
+// A source that no host has, 0.0.0.0 or ::, is an error, as an answer would
+// come back to this host; and so is a broadcast address (syscall.EACCES),
+// unless ListenConfig.Broadcast is set. Otherwise Reply acts like WriteTo.
 func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
 	d.Payload, d.TrafficClass = b, 0
 	if d.Addr.Addr().Unmap().IsUnspecified() {
@@ -33,8 +38,8 @@ func (c *Conn) Reply(d Datagram, b []byte) (int, error) {
 
 // WriteBatch sends ds with as few system calls as the system allows.
 // Datagrams to one peer leave in their order, those to different peers may
-// overtake each other. Of each, Payload, Addr, Local and Interface count; a
-// connected Conn takes a zero Addr for its peer's. What a handler was given
+// overtake each other. Of each, Payload, Addr, Local, Interface and
+// TrafficClass count; a connected Conn takes a zero Addr for its peer's. What a handler was given
 // can be sent back as it is.
 //
 // One that cannot be sent costs only itself: n counts those that were sent,
