@@ -81,7 +81,8 @@ type ListenConfig struct {
 	ReusePort bool
 
 	// NoOffload keeps the kernel from cutting and joining datagrams on the
-	// way (Linux UDP_SEGMENT and UDP_GRO, udp(7)).
+	// way (Linux UDP_SEGMENT and UDP_GRO, udp(7)). The environment variable
+	// UDP_NO_OFFLOAD=1 does so for the whole program, without a new build.
 	NoOffload bool
 
 	// PacketListener opens the sockets. If nil, the operating system does.

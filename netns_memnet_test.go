@@ -122,6 +122,8 @@ func mistakes(t *testing.T, listener udp.PacketListener) (results []string) {
 		}
 		for _, d := range []udp.Datagram{
 			{Addr: to("10.0.0.1:9"), Local: netip.MustParseAddr("2001:db8::1")},
+			{Addr: to("10.0.0.1:9"), Local: netip.MustParseAddr("192.0.2.77")},
+			{Addr: to("[2001:db8::1]:9"), Local: netip.MustParseAddr("2001:db8::77")},
 			{Addr: to("239.1.1.1:9"), Interface: nowhere.Index},
 			{Addr: to("[ff15::1]:9"), Interface: nowhere.Index},
 		} {
