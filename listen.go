@@ -176,7 +176,7 @@ func (lc *ListenConfig) newConn(pc net.PacketConn, network string) (*Conn, error
 	}
 	if lc.Interface != nil {
 		if err := c.sock.setInterface(lc.Interface.Index); err != nil {
-			return nil, fmt.Errorf("Interface: %w", err)
+			return nil, fmt.Errorf("setting ListenConfig.Interface: %w", err)
 		}
 	}
 	if err := lc.setBuffers(pc); err != nil {
@@ -217,7 +217,7 @@ type sharingListener interface {
 func (lc *ListenConfig) check() error {
 	switch {
 	case lc.Interface != nil && lc.Interface.Index <= 0:
-		return fmt.Errorf("Interface %q has index %d", lc.Interface.Name, lc.Interface.Index)
+		return fmt.Errorf("interface %q has index %d", lc.Interface.Name, lc.Interface.Index)
 	case lc.MaxDatagram < 0:
 		return fmt.Errorf("MaxDatagram is %d", lc.MaxDatagram)
 	case lc.ReadBuffer < 0 || lc.WriteBuffer < 0:

@@ -492,7 +492,7 @@ func TestSessionIdle(t *testing.T) {
 		const idle = 10 * time.Second
 		n := memSetups()[0]
 		n.config.PacketListener = new(udp.MemNet)
-		type life struct{ last, ended time.Time }
+		type life struct{ last time.Time }
 		lives := make(map[netip.AddrPort]*life)
 		var ends atomic.Int32
 		s := &udp.Sessions{Idle: idle, New: func(c *udp.Conn, first udp.Datagram) udp.Handler {

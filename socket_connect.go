@@ -143,13 +143,6 @@ func (s *udpSocket) onlyIPv6() bool {
 	return only != 0
 }
 
-// setBroadcast allows or forbids to send to broadcast addresses.
-func setBroadcast(raw syscall.RawConn, on bool) {
-	raw.Control(func(fd uintptr) {
-		syscall.SetsockoptInt(descriptor(fd), syscall.SOL_SOCKET, syscall.SO_BROADCAST, boolInt(on))
-	})
-}
-
 // setDualStack opens an IPv6 socket to IPv4, before it is bound.
 func setDualStack(fd uintptr) error {
 	return syscall.SetsockoptInt(descriptor(fd), syscall.IPPROTO_IPV6, syscall.IPV6_V6ONLY, 0)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
@@ -137,13 +136,3 @@ func interfaceOf(index int) *net.Interface {
 }
 
 func udpAddr(a netip.Addr) *net.UDPAddr { return &net.UDPAddr{IP: a.AsSlice()} }
-
-// netHasAddress asks net whether an interface has an address of IPv4, or of
-// IPv6.
-func netHasAddress(ifi *net.Interface, ip4 bool) bool {
-	addrs, err := ifi.Addrs()
-	return err == nil && slices.ContainsFunc(addrs, func(a net.Addr) bool {
-		p, err := netip.ParsePrefix(a.String())
-		return err == nil && p.Addr().Is4() == ip4
-	})
-}

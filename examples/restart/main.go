@@ -1,3 +1,5 @@
+//go:build !js && !wasip1
+
 // Command restart is an echo server that is replaced without losing a
 // datagram.
 //
