@@ -150,7 +150,7 @@ func testQueueNotSent(t *testing.T, n setup) {
 		check(t, c.Queue(udp.Datagram{Payload: []byte("last"), Addr: d.Addr}))
 	}))
 	if !n.host.Is4() {
-		t.Skip("over IPv6 so much is sent")
+		return // over IPv6 so much is sent
 	}
 	p := n.peer(t)
 	p.send(t, n.reach(c), "x")
