@@ -172,7 +172,14 @@ func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 	if a := d.Addr.Addr(); a.Zone() != "" {
 		// Package net asks for names once a minute, and in the namespace of
 		// the thread. A link-local source is on the link that d came in by.
-		if scope = d.Interface; scope == 0 {
+		// So is what comes to a socket of one link-local address.
+		scope = d.Interface
+		if scope == 0 && s.bound.Zone() != "" {
+			s.changing.RLock()
+			scope = s.device
+			s.changing.RUnlock()
+		}
+		if scope == 0 {
 			scope, _ = s.zoneIndex(a)
 		}
 	}
