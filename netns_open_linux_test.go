@@ -84,3 +84,35 @@ func TestLinkDown(t *testing.T) {
 	check(t, second(c.WriteTo([]byte("free"), p.addr)))
 	p.expect(t, "free", from)
 }
+
+// TestInterfaceBefore adopts a socket in which datagrams wait that came by
+// another interface, and by none that anybody knows: they are discarded, and
+// what comes by the interface is not.
+func TestInterfaceBefore(t *testing.T) {
+	if portable() {
+		t.Skip("package net does not say when nothing waits: run on Linux without the tag udpbasic")
+	}
+	hs := hosts(t, "a", "b", "c")
+	a, b, c := hs[0], hs[1], hs[2]
+	join(a, "eth0", []string{"10.8.1.1/24"}, b, "eth0", []string{"10.8.1.2/24"})
+	join(a, "tun0", []string{"10.8.2.1/24"}, c, "eth0", []string{"10.8.2.2/24"})
+	open, tunnel := b.bare("10.8.1.2:0"), c.bare("10.8.2.2:0")
+	var pc net.PacketConn
+	a.enter(func() {
+		var err error
+		pc, err = net.ListenPacket("udp4", ":0")
+		check(t, err)
+	})
+	port := addrPort(pc.LocalAddr()).Port()
+	open.send(t, netip.AddrPortFrom(netip.MustParseAddr("10.8.1.1"), port), "before")
+	r := record()
+	lc := udp.ListenConfig{Interface: &net.Interface{Index: a.index("tun0"), Name: "tun0"}}
+	conn, err := lc.NewConn(pc, r)
+	check(t, err)
+	closeAtEnd(t, conn)
+	eventually(t, "what came before is discarded", func() bool { return conn.Stats().Discarded == 1 })
+	for _, payload := range []string{"one", "two"} {
+		tunnel.send(t, netip.AddrPortFrom(netip.MustParseAddr("10.8.2.1"), port), payload)
+		r.expect(t, payload, tunnel.addr)
+	}
+}

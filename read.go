@@ -256,7 +256,7 @@ func (c *Conn) handleBatch(h BatchHandler, ds []Datagram) {
 // but the peer of a connected Conn, from no forged source, and to no group that
 // was not joined.
 func (c *Conn) accepts(d *Datagram) bool {
-	if c.state.Load() == stateClosed || d.Addr.Addr().Is4In6() {
+	if c.state.Load() == stateClosed || d.Addr.Addr().Is4In6() || d.Interface == foreignInterface {
 		return false
 	}
 	if peer := c.peer.Load(); peer != nil && peer.addr != d.Addr && !c.isPeer(peer, d.Addr) {

@@ -159,6 +159,7 @@ func (s *fastSocket) receiveOnce(fd uintptr) bool {
 	if errno != 0 {
 		b.giveBack()
 		if errno == unix.EAGAIN {
+			s.mixed.Store(false)
 			s.waited = true
 			return false
 		}
@@ -222,6 +223,9 @@ func (s *fastSocket) decode(b *readBatch, n int) (bytes int) {
 		segment := parseControl(b.control[i][:m.hdr.Controllen], d)
 		s.addZones(d, scope)
 		s.markForged(d)
+		if s.mixed.Load() {
+			s.markForeign(d)
+		}
 		d.Payload = unsafe.Slice(m.hdr.Iov.Base, int(m.size))
 		d.Truncated = m.hdr.Flags&unix.MSG_TRUNC != 0
 		bytes += len(d.Payload)

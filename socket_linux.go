@@ -70,6 +70,7 @@ func (s *udpSocket) dropPeer(fd int) error {
 		return os.NewSyscallError("connect", errno)
 	}
 	if s.device != 0 {
+		s.mixed.Store(true)
 		if err := bindDevice(fd, s.device); err != nil {
 			return err
 		}
@@ -184,6 +185,7 @@ func (s *udpSocket) setInterface(index int) error {
 	cerr := s.raw.Control(func(fd uintptr) {
 		if boundDevice(int(fd)) != index {
 			err = bindInterface(fd, index, s.is6)
+			s.mixed.Store(true)
 		}
 		if err == nil {
 			s.device = index

@@ -42,8 +42,12 @@ type udpSocket struct {
 	writeTimeout time.Duration // of ListenConfig
 	writing      chan struct{} // has room for the one that waits until writeTimeout; nil: none does
 
-	ownGroups   atomic.Bool // ownGroupsOnly has been called
-	quiet       atomic.Bool // nothing had arrived when it was first read from, nor has since
+	ownGroups atomic.Bool // ownGroupsOnly has been called
+	quiet     atomic.Bool // nothing had arrived when it was first read from, nor has since
+	// mixed: what waits in the socket may have come by another interface than
+	// device, before it was bound to that. It is so no more when nothing waits.
+	mixed atomic.Bool
+
 	namesSource atomic.Bool // writes must name their source (leaveShare)
 
 	groupsBy  atomic.Int64 // setMulticastInterface
@@ -186,6 +190,19 @@ func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 	s.addZones(d, scope)
 	return s.in.ds[:], nil
 }
+
+// markForeign marks d as one that the handler is not to have, if it came by
+// another interface than the socket is bound to, or nobody knows by which.
+func (s *udpSocket) markForeign(d *Datagram) {
+	s.changing.RLock()
+	defer s.changing.RUnlock()
+	if s.device != 0 && d.Interface != s.device {
+		d.Interface = foreignInterface
+	}
+}
+
+// foreignInterface is the Interface of a datagram that is to be discarded.
+const foreignInterface = -1
 
 // markForged gives d its source as an IPv4 address mapped into IPv6 again, if
 // that is how it stood in the packet: IPv6 datagrams have no such source
