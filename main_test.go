@@ -73,7 +73,9 @@ func stacks() map[string]string {
 func again(t *testing.T, test string, args ...string) []string {
 	t.Helper()
 	self, err := os.Executable()
-	check(t, err)
+	if err != nil {
+		t.Skipf("%v: try a system that starts programs", err)
+	}
 	command := append([]string{self, "-test.run=^" + test + "$"}, args...)
 	if dir := flag.Lookup("test.gocoverdir"); dir != nil && dir.Value.String() != "" {
 		command = append(command, "-test.gocoverdir="+dir.Value.String())

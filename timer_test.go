@@ -82,6 +82,9 @@ func testPostIdle(t *testing.T, n setup) {
 // A post that posts itself does not keep datagrams away, nor does a timer
 // that sets itself, and datagrams do not keep either away.
 func testPostFair(t *testing.T, n setup) {
+	if runtime.GOOS == "js" {
+		t.Skip("nothing preempts a goroutine in JavaScript, so that a post that posts itself keeps all others out: run elsewhere")
+	}
 	const count = 50
 	posts, ticks, answers := 0, 0, 0
 	done := make(chan struct{})
