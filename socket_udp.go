@@ -15,7 +15,7 @@ import (
 
 // udpSocket is the kernel's socket, by way of the package net: one datagram
 // for each system call, on every system. Where there is something faster, it
-// is built on top of this one (newFastSocket).
+// is built on top of this one (newSystemSocket).
 type udpSocket struct {
 	plainSocket
 	conn         *net.UDPConn
