@@ -178,7 +178,7 @@ func (s *udpSocket) read(wait time.Duration) ([]Datagram, error) {
 		// the thread. A link-local source is on the link that d came in by.
 		// So is what comes to a socket of one link-local address.
 		scope = d.Interface
-		if scope == 0 && s.bound.Zone() != "" {
+		if scope == 0 && s.bound.IsLinkLocalUnicast() {
 			s.changing.RLock()
 			scope = s.device
 			s.changing.RUnlock()
