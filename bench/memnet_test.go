@@ -56,22 +56,7 @@ func TestMemNetQUIC(t *testing.T) {
 		mem := lossyNet()
 		server := &quic.Transport{Conn: listenBare(t, mem, "server.example:443")}
 		defer server.Close()
-		listener, err := server.Listen(&tls.Config{Certificates: []tls.Certificate{certificate(t)}, NextProtos: []string{"echo"}}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			conn, err := listener.Accept(ctx)
-			if err != nil {
-				return
-			}
-			stream, err := conn.AcceptStream(ctx)
-			if err != nil {
-				return
-			}
-			io.Copy(stream, stream)
-			stream.Close()
-		}()
+		echoQUIC(ctx, t, server)
 		client := &quic.Transport{Conn: listenBare(t, mem, "10.0.0.2:9")}
 		defer client.Close()
 		conn, err := client.Dial(ctx, server.Conn.LocalAddr(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"echo"}}, nil)

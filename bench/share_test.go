@@ -95,22 +95,7 @@ func TestShareWithQUIC(t *testing.T) {
 
 	transport := &quic.Transport{Conn: shared}
 	defer transport.Close()
-	listener, err := transport.Listen(&tls.Config{Certificates: []tls.Certificate{certificate(t)}, NextProtos: []string{"echo"}}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		conn, err := listener.Accept(ctx)
-		if err != nil {
-			return
-		}
-		stream, err := conn.AcceptStream(ctx)
-		if err != nil {
-			return
-		}
-		io.Copy(stream, stream)
-		stream.Close()
-	}()
+	echoQUIC(ctx, t, transport)
 
 	plain := make(chan string, 1)
 	client, err := udp.Dial(ctx, c.LocalAddr().String(), udp.HandlerFunc(func(_ *udp.Conn, d udp.Datagram) { plain <- string(d.Payload) }))
@@ -147,6 +132,27 @@ func TestShareWithQUIC(t *testing.T) {
 	case <-ctx.Done():
 		t.Error("the echo does not answer")
 	}
+}
+
+// echoQUIC sends back what comes on the first stream of the first connection.
+func echoQUIC(ctx context.Context, t *testing.T, transport *quic.Transport) {
+	t.Helper()
+	listener, err := transport.Listen(&tls.Config{Certificates: []tls.Certificate{certificate(t)}, NextProtos: []string{"echo"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := listener.Accept(ctx)
+		if err != nil {
+			return
+		}
+		stream, err := conn.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		io.Copy(stream, stream)
+		stream.Close()
+	}()
 }
 
 // certificate makes one for the server, which nobody checks.
